@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages hand to each other: plain records, no behaviour beyond look-ups.
+
+Importing this module imports numpy and nothing heavier, so that an old analysis can be rendered
+on a machine without onnx and onnxruntime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx
+
+Rounding = Literal["half_even", "half_up"]
+Role = Literal["input", "weight", "bias", "activation", "constant"]
+Observer = Literal["minmax", "percentile", "mse", "kl"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A graph input or output: `shape` holds an int per known axis and None per free one."""
+
+    name: str
+    dtype: str  # numpy name: "float32", "int64", "bool" ...
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An FP32 graph in canonical form (see `load.py`), with the way back to the user's names.
+
+    Attributes:
+        proto: the graph that is simulated: weights are initializers, every node has a unique name.
+        name: stem of the file.
+        sha256: hex digest of the file (and of its external data).
+        inputs, outputs: of the graph, initializers excluded.
+        shapes: static shape of every tensor once `bind_shapes` has run, else empty.
+        dtypes: numpy dtype name of every tensor once `bind_shapes` has run, else empty.
+        source_nodes: canonical node name -> names (or `op_type#index`) of the user's nodes in it.
+        op_types: canonical node name -> op type to print, where it differs from the node's own
+            (a fused `Swish`, say).
+        macs: canonical node name -> multiply-accumulates for one run, computing layers only.
+        notes: one sentence per thing that was changed or left alone while loading.
+        metadata: `metadata_props` of the file (Ultralytics keeps its preprocessing there).
+    """
+
+    proto: onnx.ModelProto
+    path: Path
+    name: str
+    sha256: str
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    source_nodes: Mapping[str, tuple[str, ...]]
+    op_types: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    macs: Mapping[str, int] = field(default_factory=dict)
+    parameters: int = 0
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """One fake-quantization at one node slot.
+
+    Attributes:
+        node: layer name as the target's own tool prints it.
+        slot: `in0`, `in1` ... or `out0` ...
+        tensor: name of the tensor in the canonical graph.
+        axis: channel axis of a per-channel quantizer, else None.
+        scale: float64, one value, or one per channel; None before calibration.
+        zero_point: int64, shaped as `scale`.
+        group: name of the set of quantizers that share one scale, None when alone.
+        active: False where the target leaves this slot to another quantizer (or in float).
+        observer: how the range of an own scale is found; None where the scale is taken from
+            elsewhere.
+        follows: `(node, slot)` whose scale this one uses; None for an own scale.
+    """
+
+    node: str
+    slot: str
+    tensor: str
+    role: Role
+    bits: int
+    signed: bool = True
+    symmetric: bool = True
+    axis: int | None = None
+    scale: npt.NDArray[np.float64] | None = None
+    zero_point: npt.NDArray[np.int64] | None = None
+    qmin: int = -128
+    qmax: int = 127
+    rounding: Rounding = "half_even"
+    group: str | None = None
+    active: bool = True
+    observer: Observer | None = None
+    follows: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(node, slot): unique within a plan."""
+        return self.node, self.slot
+
+
+@dataclass(frozen=True, slots=True)
+class QuantPlan:
+    """All quantizers of a model for a target, and the layers they belong to.
+
+    Attributes:
+        layers: names of the nodes that the target quantizes, in execution order.
+        computing: the subset of `layers` whose op type multiplies and accumulates.
+        precision: layer -> "int8", "int16", "fp32" ...
+    """
+
+    target: str
+    layers: tuple[str, ...]
+    computing: frozenset[str]
+    precision: Mapping[str, str]
+    quantizers: tuple[Quantizer, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """Which data a result stands on.
+
+    Attributes:
+        role: "calibration" or "analysis".
+        count: samples used.
+        available: samples found.
+        origin: the path as given, or `module:function`.
+        sha256: digest over the prepared input arrays of the samples used.
+        shapes: input name -> shape of one run.
+        preprocessing: one line, empty for arrays.
+    """
+
+    role: str
+    count: int
+    available: int
+    origin: str
+    sha256: str
+    shapes: Mapping[str, tuple[int, ...]]
+    preprocessing: str = ""
+    skipped: tuple[str, ...] = ()
+    selection: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """One row of the table.  NSRs are power ratios; None means not measured, see `status`.
+
+    Attributes:
+        status: "ok", or why a value is missing ("float: the target leaves it in FP32", ...).
+        isolated_ci: 95 % interval of `isolated_nsr`.
+        isolated_samples: how many samples `isolated_nsr` is the mean of.
+        parts: share of the noise by origin, filled by the balance.
+    """
+
+    name: str
+    op_type: str
+    source_nodes: tuple[str, ...] = ()
+    computing: bool = False
+    macs: int | None = None
+    precision: str = "int8"
+    graphwise_nsr: float | None = None
+    graphwise_cosine: float | None = None
+    graphwise_sqnr_db: float | None = None
+    graphwise_max_abs: float | None = None
+    local_nsr: float | None = None
+    isolated_nsr: float | None = None
+    isolated_ci: tuple[float, float] | None = None
+    isolated_samples: int = 0
+    isolated_by_output: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
+    group: str | None = None
+    status: str = "ok"
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputError:
+    """Accumulated error at one graph output, everything quantized."""
+
+    name: str
+    nsr: float
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    isolated_sum: float | None = None
+    additivity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a user should know, with the number behind it."""
+
+    code: str
+    layer: str | None
+    evidence: Mapping[str, Any]  # Any: numbers and names, as JSON holds them
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One remedy at one layer."""
+
+    kind: str
+    layer: str
+    before: str
+    after: str
+    cost: float = 0.0
+    predicted_nsr: float | None = None
+    measured_nsr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A set of changes that was re-simulated together."""
+
+    name: str
+    recommended: bool
+    changes: tuple[Change, ...]
+    cost: float
+    outputs_before: Mapping[str, float]
+    outputs_after: Mapping[str, float]
+    task_before: Mapping[str, float] = field(default_factory=dict)
+    task_after: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the numbers stand on: enough to run them again."""
+
+    tool_version: str
+    command: str
+    model: Mapping[str, Any]  # Any: name, sha256, nodes, parameters, macs, notes
+    target: str
+    data: tuple[DataInfo, ...]
+    seed: int
+    config: Mapping[str, Any]  # Any: the resolved configuration, as JSON holds it
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """The one result of a run; every report and export reads only this."""
+
+    provenance: Provenance
+    outputs: tuple[OutputError, ...]
+    layers: tuple[LayerError, ...]
+    plan: QuantPlan
+    findings: tuple[Finding, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    timing: Mapping[str, float] = field(default_factory=dict)
+    peak_rss_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def worst_output(self) -> OutputError:
+        """The graph output with the highest accumulated NSR (NaN counts as worst)."""
+        return max(self.outputs, key=lambda o: math.inf if math.isnan(o.nsr) else o.nsr)
+
+
+def sqnr_db(nsr: float) -> float:
+    """Signal to quantization noise ratio in dB: -10 log10(nsr); inf for no noise at all."""
+    if nsr == 0:
+        return math.inf
+    if math.isinf(nsr):
+        return -math.inf
+    return -10 * math.log10(nsr)
