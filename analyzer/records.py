@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 Rounding = Literal["half_even", "half_up"]
 Role = Literal["input", "weight", "bias", "activation", "constant"]
 Observer = Literal["minmax", "percentile", "mse", "kl"]
+# Input name -> array of one run.  Any: float32, but also int64 tokens and bool masks.
+Sample = Mapping[str, npt.NDArray[Any]]
+
+
+class Samples(Protocol):
+    """Prepared inputs, one run each; reading one again gives the same arrays."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return one of them; several threads may ask at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,7 @@ class Quantizer:
         observer: how the range of an own scale is found; None where the scale is taken from
             elsewhere.
         follows: `(node, slot)` whose scale this one uses; None for an own scale.
+        fixed_range: range the target sets without looking at data (a Softmax output, say).
     """
 
     node: str
@@ -104,6 +117,7 @@ class Quantizer:
     active: bool = True
     observer: Observer | None = None
     follows: tuple[str, str] | None = None
+    fixed_range: tuple[float, float] | None = None
 
     @property
     def key(self) -> tuple[str, str]:

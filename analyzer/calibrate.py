@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calibrate stage: a placed plan and samples go in, the same plan with all scales comes out.
+
+Statistics are streamed: a part of the graph is run, its observed tensors are handed to their
+observers and dropped before the next part runs.  Memory depends on the model only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from analyzer.errors import DataError
+from analyzer.graph.build import GraphBuilder, emit, slots_by_node
+from analyzer.graph.segments import Segment, by_size
+from analyzer.graph.session import open_session, run, to_value
+from analyzer.graph.view import GraphView
+from analyzer.quant.fake import calibrated
+from analyzer.quant.observers import Observer, Range, make_observer, order_statistics
+from analyzer.records import Model, Quantizer, QuantPlan, Samples
+from analyzer.targets.base import Target
+
+Watch = tuple[str, str, int]  # tensor, observer, bits
+
+SEGMENT_BYTES = 48 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    segment: Segment
+    session: ort.InferenceSession
+    reads: tuple[str, ...]
+    made: tuple[str, ...]
+    watched: tuple[str, ...]
+
+
+def calibrate(
+    model: Model,
+    plan: QuantPlan,
+    target: Target,
+    samples: Samples,
+    *,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda n: None,
+) -> QuantPlan:
+    """Fill in every scale of `plan`.
+
+    Args:
+        model: the graph that `place` returned.
+        plan: its quantizers, placed.
+        target: turns ranges into scales.
+        samples: all calibration data, one run each; read once per phase.
+        workers: threads that run samples side by side.
+        step: told the number of runs finished since the last call.
+
+    Returns:
+        the plan with scales and zero points.
+
+    Raises:
+        DataError: if there is no sample, or a tensor turns NaN or infinite on the data.
+    """
+    if not len(samples):
+        raise DataError("There is no calibration sample.", "Give --calib at least one input.")
+    view = GraphView(model.proto.graph)
+    done = {q.key: q for q in _constant_scales(view, plan, target)}
+    ranges = _observe(model, view, plan, target, done, samples, workers, step)
+    for quantizer in plan.quantizers:
+        if quantizer.key in done or quantizer.follows or quantizer.role == "bias":
+            continue
+        found = (
+            ranges[_watch(quantizer)]
+            if not quantizer.fixed_range
+            else Range(*quantizer.fixed_range, "minmax", *quantizer.fixed_range)
+        )
+        done[quantizer.key] = _scaled(target, quantizer, found)
+    return replace(plan, quantizers=tuple(_resolved(plan, view, done)))
+
+
+def calibration_phases(plan: QuantPlan) -> int:
+    """Return how often the samples will be read."""
+    observers = [make_observer(*_watch(q)[1:]) for q in _observed(plan)]  # type: ignore[arg-type]
+    return max((o.phases for o in observers), default=0)
+
+
+def constant_range(
+    x: npt.NDArray[np.float32], quantizer: Quantizer
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the range of a parameter, one value or one per channel, by its observer."""
+    if quantizer.axis is not None:
+        rows = np.moveaxis(x, quantizer.axis, 0).reshape(x.shape[quantizer.axis], -1)
+        return rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
+    if not x.size:
+        return np.zeros(1), np.zeros(1)
+    if quantizer.observer == "percentile":
+        lo, hi = order_statistics(x)
+    else:
+        lo, hi = float(x.min()), float(x.max())
+    return np.array([lo]), np.array([hi])
+
+
+def _constant_scales(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
+    for quantizer in plan.quantizers:
+        if quantizer.role in ("weight", "constant") and quantizer.follows is None:
+            lo, hi = constant_range(view.array(quantizer.tensor).astype(np.float32), quantizer)
+            kind = quantizer.observer or "minmax"
+            scale, zero = target.scale(quantizer, lo, hi, kind)
+            yield replace(quantizer, scale=scale, zero_point=zero)
+
+
+def _observed(plan: QuantPlan) -> list[Quantizer]:
+    """Return the quantizers that need data: an own scale, which some active quantizer uses."""
+    used = {q.follows or q.key for q in plan.quantizers if q.active}
+    return [
+        q
+        for q in plan.quantizers
+        if q.key in used
+        and q.role in ("input", "activation")
+        and q.follows is None
+        and q.fixed_range is None
+    ]
+
+
+def _watch(quantizer: Quantizer) -> Watch:
+    return quantizer.tensor, quantizer.observer or "minmax", quantizer.bits
+
+
+def _observe(
+    model: Model,
+    view: GraphView,
+    plan: QuantPlan,
+    target: Target,
+    done: Mapping[tuple[str, str], Quantizer],
+    samples: Samples,
+    workers: int,
+    step: Callable[[int], None],
+) -> dict[Watch, Range]:
+    watches: dict[Watch, Observer] = {}
+    for quantizer in _observed(plan):
+        name, kind, bits = _watch(quantizer)
+        watches[name, kind, bits] = make_observer(kind, bits)  # type: ignore[arg-type]
+    by_tensor: dict[str, list[Observer]] = {}
+    for (tensor, _, _), observer in watches.items():
+        by_tensor.setdefault(tensor, []).append(observer)
+    weights = done.values() if target.calibrates_with_quantized_weights else ()
+    parts = _compile(model, view, set(by_tensor), slots_by_node(weights))
+    locks = {tensor: threading.Lock() for tensor in by_tensor}
+    last = {t: p for p, part in enumerate(parts) for t in part.reads}
+
+    def one(index: int, phase: int) -> None:
+        values = {name: to_value(array) for name, array in samples[index].items()}
+        for position, part in enumerate(parts):
+            wanted = list(dict.fromkeys([*part.segment.live_out, *part.made]))
+            made = run(part.session, wanted, {t: values[t] for t in part.reads})
+            for tensor in part.watched:
+                array = (made.get(tensor) or values[tensor]).numpy()
+                try:
+                    with locks[tensor]:
+                        for observer in by_tensor[tensor]:
+                            observer.update(array, phase)
+                except ValueError as error:
+                    raise _not_a_number(tensor, index) from error
+            values.update((t, made[t]) for t in part.segment.live_out)
+            for tensor in [t for t in values if last.get(t, -1) <= position]:
+                del values[tensor]
+
+    phases = max((o.phases for o in watches.values()), default=0)
+    with ThreadPoolExecutor(workers) as pool:
+        for phase in range(phases):
+            for _ in pool.map(lambda i, p=phase: one(i, p), range(len(samples))):
+                step(1)
+    return {watch: observer.result() for watch, observer in watches.items()}
+
+
+def _compile(
+    model: Model,
+    view: GraphView,
+    observed: set[str],
+    slots: Mapping[str, Sequence[Quantizer]],
+) -> list[_Part]:
+    parts: list[_Part] = []
+    for segment in by_size(model, view, max_bytes=SEGMENT_BYTES):
+        builder = GraphBuilder(model, view)
+        emit(
+            builder,
+            segment.nodes,
+            prefix="",
+            outside=lambda t, b=builder: b.input(t, t),  # type: ignore[misc]
+            slots=slots,
+        )
+        made = [t for n in segment.nodes for t in n.output if t in observed]
+        for tensor in dict.fromkeys([*segment.live_out, *made]):
+            builder.output(tensor, tensor)
+        if not builder.outputs:
+            continue
+        # a graph input is observed by the first part that reads it
+        known = {t for part in parts for t in part.reads}
+        given = [
+            t for t in builder.inputs if t in observed and t in view.inputs and t not in known
+        ]
+        session = open_session(builder.serialize())
+        parts.append(_Part(segment, session, tuple(builder.inputs), tuple(made), (*made, *given)))
+    return parts
+
+
+def _not_a_number(tensor: str, index: int) -> DataError:
+    return DataError(
+        f"Tensor {tensor!r} turns NaN on calibration sample {index}.",
+        "Check that input for values the network cannot take, or leave it out.",
+    )
+
+
+def _scaled(target: Target, quantizer: Quantizer, found: Range) -> Quantizer:
+    scale, zero = target.scale(quantizer, np.array([found.lo]), np.array([found.hi]), found.kind)
+    return replace(quantizer, scale=scale, zero_point=zero)
+
+
+def _resolved(
+    plan: QuantPlan, view: GraphView, done: dict[tuple[str, str], Quantizer]
+) -> Iterator[Quantizer]:
+    """Yield the plan's quantizers in order: followers take their root's scale, biases theirs."""
+    for quantizer in plan.quantizers:
+        if quantizer.follows is not None:
+            root = done[quantizer.follows]
+            done[quantizer.key] = replace(quantizer, scale=root.scale, zero_point=root.zero_point)
+    for quantizer in plan.quantizers:
+        if quantizer.role == "bias" and quantizer.follows is None:
+            done[quantizer.key] = _bias(view, done, quantizer)
+        yield done[quantizer.key]
+
+
+def _bias(
+    view: GraphView,
+    done: Mapping[tuple[str, str], Quantizer],
+    quantizer: Quantizer,
+) -> Quantizer:
+    """A bias is stored at the scale of the accumulator: weight scale times input scale."""
+    weight = done[quantizer.node, "in1"]
+    source = done.get((quantizer.node, "in0"))
+    if source is None:
+        tensor = view.nodes[quantizer.node].input[0]
+        producer = view.nodes[view.producer[tensor]]
+        source = done[producer.name, f"out{list(producer.output).index(tensor)}"]
+    scale = calibrated(weight)[0] * calibrated(source)[0]
+    return replace(quantizer, scale=scale, zero_point=np.zeros(scale.shape, np.int64))

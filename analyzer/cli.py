@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: the only module that prints or exits.
+
+The result goes to stdout, the conversation (progress, warnings, errors, paths) to stderr.  Exit
+codes: 0 fine, 1 the gate failed, 2 bad input, 3 a bug of ours, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from analyzer import __version__
+from analyzer.errors import ConfigError, QAnalyzeError, nearest
+
+INPUT, PICTURES, TARGET = "Input", "Preparing pictures", "Target"
+MEASURING, GATE, OUTPUT, INFO = "Measuring", "Gate", "Output", "Info"
+
+
+class Format(StrEnum):
+    """What stdout carries."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+def main() -> NoReturn:
+    """Run the command and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except QAnalyzeError as error:
+        _say(f"Error: {error.message}", error.remedy)
+        code = 2
+    except KeyboardInterrupt:
+        _say("Interrupted; nothing was written.")
+        code = 130
+    except BrokenPipeError:
+        # whoever read stdout has gone: that is no failure of the analysis
+        sys.stderr.close()
+        code = 0
+    except Exception as error:
+        code = _foreign(error)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _foreign(error: Exception) -> int:
+    """Exit code for what is not ours: the parser's own errors, or a bug."""
+    show = getattr(error, "show", None)
+    if callable(show):  # a usage error of the argument parser
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ in ("Exit", "Abort"):
+        return int(getattr(error, "exit_code", 130))
+    import traceback
+
+    traceback.print_exc()
+    _say(
+        f"This is a bug in qanalyze {__version__}: {type(error).__name__}.",
+        "Please report it with the lines above.",
+    )
+    return 3
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        if line:
+            print(line, file=sys.stderr)  # noqa: T201
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"qanalyze {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+def _list_targets(asked: bool) -> None:
+    if asked:
+        from analyzer.targets import get_target, target_names
+
+        for name in target_names():
+            target = get_target(name)
+            print(f"{name:<14}{'/'.join(target.precisions):<14}{target.summary}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def analyze(
+    model: Annotated[Path, typer.Argument(help="FP32 (or FP16) ONNX model.", show_default=False)],
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibration data: a folder of images, .npy/.npz files or folders, an ONNX "
+            "test_data_set folder, or module:function.",
+            envvar="QANALYZE_CALIB",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    eval_: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            help="Other data for the analysis.",
+            envvar="QANALYZE_EVAL",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shape of an input with free axes: NAME=1,3,640,640.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    calib_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Calibrate on the first N samples only.",
+            envvar="QANALYZE_CALIB_SAMPLES",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Named preparation: zero-one, raw, imagenet, tf, caffe, yolo, yolox, ...",
+            envvar="QANALYZE_PRESET",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(help="stretch, letterbox, crop or none.", rich_help_panel=PICTURES),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW of the input.", rich_help_panel=PICTURES)
+    ] = None,
+    short_side: Annotated[
+        str | None,
+        typer.Option(help="Short side before the centre crop.", rich_help_panel=PICTURES),
+    ] = None,
+    pad_value: Annotated[
+        str | None, typer.Option(help="0..255 for letterbox bars.", rich_help_panel=PICTURES)
+    ] = None,
+    pad_side: Annotated[
+        str | None, typer.Option(help="centre or bottom_right.", rich_help_panel=PICTURES)
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Factor on the 0..255 pixel, like 1/255.", rich_help_panel=PICTURES),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Taken away after scaling: 0.485,0.456,0.406.", rich_help_panel=PICTURES
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Divided by after that: 0.229,0.224,0.225.", rich_help_panel=PICTURES),
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="rgb, bgr, gray or y.", rich_help_panel=PICTURES)
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="nchw or nhwc.", rich_help_panel=PICTURES)
+    ] = None,
+    antialias: Annotated[
+        str | None,
+        typer.Option(help="true (Pillow) or false (OpenCV) shrinking.", rich_help_panel=PICTURES),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantizer to imitate, see --list-targets; several with commas. "
+            "[default: esp32p4]",
+            envvar="QANALYZE_TARGET",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Range observer: minmax, percentile, mse or kl. [default: the target's]",
+            envvar="QANALYZE_CALIBRATION",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            help="Analyse N samples, every layer on each of them; auto: few for all layers, more "
+            "where the order of the worst is open. [default: auto]",
+            envvar="QANALYZE_SAMPLES",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Isolated errors of computing layers, or all. [default: computing]",
+            envvar="QANALYZE_LAYERS",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Cores to use. [default: all]",
+            envvar="QANALYZE_THREADS",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    max_nsr: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit with 1 when the NSR of any output is above this, like 10%.",
+            envvar="QANALYZE_MAX_NSR",
+            rich_help_panel=GATE,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the reports. [default: reports/MODEL.TARGET]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="What stdout carries.", rich_help_panel=OUTPUT)
+    ] = Format.TABLE,
+    show_all: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Print every layer, not the ten worst.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Only the verdict.", rich_help_panel=OUTPUT)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Time of every stage.", rich_help_panel=OUTPUT)
+    ] = False,
+    list_targets: Annotated[
+        bool,
+        typer.Option(
+            "--list-targets",
+            help="Print the targets.",
+            callback=_list_targets,
+            is_eager=True,
+            rich_help_panel=INFO,
+        ),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=_version,
+            is_eager=True,
+            rich_help_panel=INFO,
+        ),
+    ] = False,
+) -> int:
+    """Tell where INT8 noise in MODEL comes from: run it in FP32 and as TARGET would quantize it.
+
+    Writes report.html, analysis.json and layers.csv into --out.
+    """
+    given = {
+        "calib": calib, "eval": eval_, "shapes": shape or None, "calib_samples": calib_samples,
+        "preset": preset, "resize": resize, "size": size, "short_side": short_side,
+        "pad_value": pad_value, "pad_side": pad_side, "scale": scale, "mean": mean, "std": std,
+        "channels": channels, "layout": layout, "antialias": antialias, "target": target,
+        "calibration": calibration, "samples": samples, "layers": layers, "threads": threads,
+        "max_nsr": max_nsr,
+    }  # fmt: skip
+    return _run(model, given, out, format_, show_all=show_all, quiet=quiet, verbose=verbose)
+
+
+def _run(
+    model: Path,
+    given: Mapping[str, object],
+    out: Path | None,
+    format_: Format,
+    *,
+    show_all: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    from dataclasses import replace
+
+    from analyzer.config import resolve
+    from analyzer.pipeline import run
+    from analyzer.report.files import write_reports
+    from analyzer.report.progress import Progress
+    from analyzer.targets import target_names
+
+    config = resolve(given)
+    names = list(dict.fromkeys(name.strip() for name in config.target.split(",")))
+    for name in names:
+        if name not in target_names():
+            raise ConfigError(f"There is no target {name!r}.", nearest(name, target_names()))
+    if not config.calib:
+        raise ConfigError(
+            "There is no calibration data.",
+            "Give --calib a folder of inputs, see qanalyze --help.",
+        )
+    failed = []
+    for name in names:
+        folder = (out or Path("reports") / f"{model.stem}.{name}") / (
+            name if out is not None and len(names) > 1 else ""
+        )
+        analysis = run(
+            model,
+            replace(config, target=name),
+            progress=Progress(quiet=quiet),
+            command=shlex.join(["qanalyze", *sys.argv[1:]]),
+        )
+        paths = write_reports(analysis, folder)
+        _show(analysis, format_, paths["report.html"], show_all=show_all, quiet=quiet)
+        if verbose:
+            for stage, seconds in analysis.timing.items():
+                _say(f"{stage:<12}{seconds:8.2f} s")
+            _say(f"{'peak memory':<12}{analysis.peak_rss_bytes / 1e6:8.0f} MB")
+        worst = analysis.worst_output
+        if config.max_nsr is not None and not worst.nsr <= config.max_nsr:
+            failed.append(
+                f"Gate failed: output {worst.name!r} has an NSR of {worst.nsr:.3%} for {name}, "
+                f"above --max-nsr {config.max_nsr:.3%}."
+            )
+    _say(*failed)
+    return 1 if failed else 0
+
+
+def _show(analysis: object, format_: Format, report: Path, *, show_all: bool, quiet: bool) -> None:
+    from analyzer.records import Analysis
+    from analyzer.report.tables import render_csv, render_markdown
+    from analyzer.report.terminal import render_terminal
+    from analyzer.store import to_json
+
+    assert isinstance(analysis, Analysis)
+    if format_ is Format.TABLE:
+        from rich.console import Console
+
+        render_terminal(analysis, console=Console(), show_all=show_all, quiet=quiet, report=report)
+        return
+    render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
+    text = render[format_](analysis)
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    _say(f"Report   {report}")

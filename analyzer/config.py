@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is asked to do: defaults < [tool.qanalyze] in pyproject.toml < QANALYZE_* < flags.
+
+The command line hands over what flags and environment say; this module adds the file and the
+defaults, and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from analyzer.errors import ConfigError, nearest
+from analyzer.records import Observer
+
+Layers = Literal["computing", "all"]
+Preprocessing = Mapping[str, object]
+
+PREPROCESSING = (
+    "resize", "size", "short_side", "pad_value", "pad_side", "mean", "std", "scale", "channels",
+    "layout", "antialias",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A resolved configuration.
+
+    Attributes:
+        calib: where calibration data comes from: a path or `module:function`.
+        eval: data for the analysis; None: the calibration data.
+        calib_samples: calibrate on the first so many samples; None: all.
+        samples: analyse so many samples, every layer on all of them; None: choose.
+        calibration: range observer of activations; None: the target's own.
+        layers: which layers get an isolated error: those that compute, or all that carry a
+            quantizer.
+        shapes: input name -> shape of one run.
+        preset, preprocessing: how images become inputs, see `analyzer.data`.
+        max_nsr: gate: highest NSR allowed at any output.
+        threads: how many cores to use; None: all of this process.
+        seed: kept for provenance; nothing is random so far.
+    """
+
+    calib: str = ""
+    eval: str | None = None
+    target: str = "esp32p4"
+    calib_samples: int | None = None
+    samples: int | None = None
+    calibration: Observer | None = None
+    layers: Layers = "computing"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    preset: str | None = None
+    preprocessing: Preprocessing = field(default_factory=dict)
+    max_nsr: float | None = None
+    threads: int | None = None
+    seed: int = 0
+
+
+def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
+    """Build the configuration of a run.
+
+    Args:
+        given: what flags and environment say, as text or numbers, by field name (preprocessing
+            fields flat); None means not given.
+        folder: where to look for pyproject.toml.
+
+    Raises:
+        ConfigError: for an unknown key or a value that does not parse.
+    """
+    stated = {key: value for key, value in given.items() if value is not None}
+    merged = {**_from_pyproject(folder / "pyproject.toml"), **stated}
+    preprocessing = {key: merged.pop(key) for key in PREPROCESSING if key in merged}
+    known = {f.name for f in fields(Config)} - {"preprocessing"}
+    for key in merged:
+        if key not in known:
+            raise ConfigError(
+                f"There is no option {key!r}.", nearest(key, [*known, *PREPROCESSING])
+            )
+    parsed = {key: _PARSERS.get(key, str)(value) for key, value in merged.items()}
+    return Config(**parsed, preprocessing=preprocessing)
+
+
+def parse_share(text: object) -> float:
+    """Parse a ratio: "10%" or 0.1.
+
+    Raises:
+        ConfigError: if it is neither, or negative.
+    """
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*", str(text))
+    try:
+        value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ConfigError(f"{str(text)!r} is no share.", "Expected a number such as 10% or 0.1.")
+    return value
+
+
+def parse_shapes(texts: object) -> dict[str, tuple[int, ...]]:
+    """Parse `name=1,3,640,640` entries.
+
+    Raises:
+        ConfigError: if one has another form or an axis below 1.
+    """
+    if isinstance(texts, Mapping):
+        texts = [f"{name}={','.join(map(str, dims))}" for name, dims in texts.items()]
+    entries = (
+        [texts]
+        if isinstance(texts, str)
+        else list(texts)
+        if isinstance(texts, list | tuple)
+        else []
+    )
+    shapes = {}
+    for text in entries:
+        name, separator, dims = str(text).rpartition("=")
+        axes = re.split(r"[,x]", dims.strip()) if dims.strip() else []
+        if not separator or not name or not all(re.fullmatch(r"[1-9][0-9]*", a) for a in axes):
+            raise ConfigError(
+                f"{text!r} is no shape.", "Expected NAME=DIMS such as images=1,3,640,640."
+            )
+        shapes[name] = tuple(int(a) for a in axes)
+    return shapes
+
+
+def _from_pyproject(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", "Correct the file.") from error
+    found = table.get("tool", {}).get("qanalyze", {})
+    return {key.replace("-", "_"): value for key, value in found.items()}
+
+
+def _count(value: object) -> int:
+    if not re.fullmatch(r"[1-9][0-9]*", str(value)):
+        raise ConfigError(f"{str(value)!r} is no count.", "Expected a whole number from 1 on.")
+    return int(str(value))
+
+
+def _samples(value: object) -> int | None:
+    return None if str(value) == "auto" else _count(value)
+
+
+def _choice(name: str, values: tuple[str, ...], value: object) -> str:
+    if str(value) not in values:
+        raise ConfigError(f"{str(value)!r} is no value of {name}.", nearest(str(value), values))
+    return str(value)
+
+
+_PARSERS: dict[str, Any] = {
+    "calib_samples": _count,
+    "samples": _samples,
+    "threads": _count,
+    "seed": int,
+    "calibration": lambda v: _choice("calibration", get_args(Observer), v),
+    "layers": lambda v: _choice("layers", get_args(Layers), v),
+    "shapes": parse_shapes,
+    "max_nsr": parse_share,
+}

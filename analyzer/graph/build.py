@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing graphs: a part of the model goes in, once or as several branches, with quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from analyzer.graph.view import GraphView, captured, subgraphs
+from analyzer.quant.fake import calibrated, fake_quantize
+from analyzer.records import Model, Quantizer
+
+MS = "com.microsoft"
+# grids that QuantizeLinear has a type for
+_GRIDS: dict[tuple[int, int], str] = {
+    (-128, 127): "int8",
+    (0, 255): "uint8",
+    (-32768, 32767): "int16",
+    (0, 65535): "uint16",
+}
+
+
+class GraphBuilder:
+    """Collects the nodes of a new graph that reads and writes tensors of `model`."""
+
+    def __init__(self, model: Model, view: GraphView) -> None:
+        self.model = model
+        self.view = view
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.inputs: dict[str, onnx.ValueInfoProto] = {}
+        self.outputs: dict[str, onnx.ValueInfoProto] = {}
+        self._done: set[str] = set()
+
+    def input(self, name: str, like: str) -> str:
+        """Declare graph input `name` of the type and shape of model tensor `like`."""
+        if name not in self.inputs:
+            self.inputs[name] = self._declare(name, like)
+        return name
+
+    def output(self, name: str, like: str | None = None) -> None:
+        """Declare `name` a graph output of the type of model tensor `like` (float32 if None)."""
+        if name not in self.outputs:
+            self.outputs[name] = self._declare(name, like)
+
+    def initializer(self, tensor: str) -> str:
+        """Bring an initializer of the model in."""
+        self.constants.setdefault(tensor, self.view.initializers[tensor])
+        return tensor
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Bring an array in under `name`."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.asarray(array), name)
+        return name
+
+    def add(
+        self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any
+    ) -> str:
+        """Add one node with one output and return the output's name."""
+        self.nodes.append(
+            helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
+        )
+        return output
+
+    def sum_squares(self, x: str, like: str) -> str:
+        """Add the sum of squares of `x`, of the rank of model tensor `like`, as a vector of one.
+
+        The sum runs in float32 in two steps, trailing axes first, so that no step has so many
+        terms that rounding shows.
+        """
+        output = f"{x}//power"
+        if output in self._done:
+            return output
+        self._done.add(output)
+        rank = len(self.model.shapes[like])
+        if rank < 2:
+            squares = self.add("Mul", [x, x], f"{x}//squares")
+        else:
+            axes = list(range(2, rank)) if rank > 2 else [1]
+            squares = self._reduce("ReduceSumSquare", x, axes, f"{x}//squares")
+        return self.flat(self._reduce("ReduceSum", squares, None, f"{x}//sum"), output)
+
+    def max_abs(self, x: str) -> str:
+        """Add the largest magnitude of `x`, as a vector of one."""
+        magnitude = self.add("Abs", [x], f"{x}//abs")
+        return self.flat(self._reduce("ReduceMax", magnitude, None, f"{x}//max"), f"{x}//top")
+
+    def flat(self, x: str, output: str) -> str:
+        """Add a reshape of `x` to one axis."""
+        return self.add("Reshape", [x, self.constant("//flat", np.array([-1], np.int64))], output)
+
+    def fake_quantize(self, x: str, quantizer: Quantizer, output: str) -> str:
+        """Add the fake-quantization of `x` by a calibrated `quantizer`.
+
+        Half-even grids of up to 16 bits are a com.microsoft QuantizeLinear/DequantizeLinear pair
+        (any opset, equal to numpy to the bit); half-up ones are written out in float32.
+        """
+        grid = _GRIDS.get((quantizer.qmin, quantizer.qmax))
+        if quantizer.rounding == "half_even" and grid is not None:
+            scale, zero = calibrated(quantizer)
+            per_channel = scale.size > 1
+            values = (scale.astype(np.float32), zero.astype(grid))
+            names = [
+                self.constant(f"{output}//{part}", v if per_channel else v.reshape(()))
+                for part, v in zip(("scale", "zero"), values, strict=True)
+            ]
+            axis = {"axis": quantizer.axis} if per_channel else {}
+            q = self.add("QuantizeLinear", [x, *names], f"{output}//q", MS, **axis)
+            return self.add("DequantizeLinear", [q, *names], output, MS, **axis)
+        return self._written_out(x, quantizer, output)
+
+    def _written_out(self, x: str, quantizer: Quantizer, output: str) -> str:
+        step, zero = calibrated(quantizer)
+        rank = len(self.model.shapes[quantizer.tensor])
+        shape = [1] * rank
+        if quantizer.axis is not None and step.size > 1:
+            shape[quantizer.axis] = step.size
+
+        def constant(part: str, values: npt.NDArray[Any]) -> str:
+            array = values.astype(np.float32)
+            return self.constant(
+                f"{output}//{part}", array.reshape(shape) if array.size > 1 else array.reshape(())
+            )
+
+        scale = constant("scale", step)
+        x = self.add("Div", [x, scale], f"{output}//steps")
+        if quantizer.rounding == "half_up":
+            x = self.add("Add", [x, constant("half", np.array(0.5))], f"{output}//plus")
+            x = self.add("Floor", [x], f"{output}//round")
+        else:
+            # 1.5 * 2^23: adding and taking it away leaves the nearest integer, ties to even
+            magic = constant("magic", np.array(12582912.0))
+            low = constant("low", np.array(-4194304.0))
+            high = constant("high", np.array(4194304.0))
+            x = self.add(
+                "Min", [self.add("Max", [x, low], f"{output}//ge"), high], f"{output}//le"
+            )
+            x = self.add("Add", [x, magic], f"{output}//plus")
+            x = self.add("Sub", [x, magic], f"{output}//round")
+        x = self.add("Max", [x, constant("qmin", quantizer.qmin - zero)], f"{output}//max")
+        x = self.add("Min", [x, constant("qmax", quantizer.qmax - zero)], f"{output}//min")
+        return self.add("Mul", [x, scale], output)
+
+    def serialize(self) -> bytes:
+        """Return the graph as the bytes of a ModelProto."""
+        graph = helper.make_graph(
+            self.nodes,
+            "part",
+            list(self.inputs.values()),
+            list(self.outputs.values()),
+            list(self.constants.values()),
+        )
+        opsets = list(self.model.proto.opset_import)
+        if not any(o.domain == MS for o in opsets):
+            opsets.append(helper.make_opsetid(MS, 1))
+        proto = helper.make_model(graph, opset_imports=opsets)
+        proto.ir_version = min(proto.ir_version, max(self.model.proto.ir_version, 4))
+        return bytes(proto.SerializeToString())
+
+    def _reduce(self, op: str, x: str, axes: list[int] | None, output: str) -> str:
+        first_with_axes_input = 13 if op == "ReduceSum" else 18
+        if axes is None:
+            return self.add(op, [x], output, keepdims=0)
+        if self.model.opset >= first_with_axes_input:
+            name = self.constant(f"//axes{axes}", np.array(axes, np.int64))
+            return self.add(op, [x, name], output, keepdims=0)
+        return self.add(op, [x], output, keepdims=0, axes=axes)
+
+    def _declare(self, name: str, like: str | None) -> onnx.ValueInfoProto:
+        dtype = "float32" if like is None else self.model.dtypes[like]
+        shape = None if like is None else list(self.model.shapes[like])
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
+        )
+
+
+def slots_by_node(quantizers: Iterable[Quantizer]) -> dict[str, list[Quantizer]]:
+    """Group the active quantizers by the node they sit on."""
+    found: dict[str, list[Quantizer]] = {}
+    for quantizer in quantizers:
+        if quantizer.active:
+            found.setdefault(quantizer.node, []).append(quantizer)
+    return found
+
+
+def emit(
+    builder: GraphBuilder,
+    nodes: Iterable[onnx.NodeProto],
+    *,
+    prefix: str,
+    outside: Callable[[str], str],
+    slots: Mapping[str, Sequence[Quantizer]],
+) -> dict[str, str]:
+    """Write `nodes` into `builder` as one branch.
+
+    Args:
+        builder: takes the nodes.
+        nodes: in topological order.
+        prefix: put before every tensor and node name of this branch ("" for the plain one).
+        outside: tells the name in the new graph of a tensor that no node here makes.
+        slots: active quantizers by node.
+
+    Returns:
+        model tensor -> its name in the new graph, behind its output quantizer if it has one.
+    """
+    made: dict[str, str] = {}
+    view = builder.view
+
+    def resolve(tensor: str) -> str:
+        if not tensor:
+            return ""
+        if tensor in made:
+            return made[tensor]
+        if view.is_constant(tensor):
+            return builder.initializer(tensor)
+        return outside(tensor)
+
+    for node in nodes:
+        quantizers = {q.slot: q for q in slots.get(node.name, ())}
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = prefix + node.name
+        for index, tensor in enumerate(node.input):
+            quantizer = quantizers.get(f"in{index}")
+            if quantizer is None:
+                copy.input[index] = resolve(tensor)
+            elif view.is_constant(tensor):
+                copy.input[index] = _quantized_constant(builder, tensor, quantizer)
+            else:
+                copy.input[index] = builder.fake_quantize(
+                    resolve(tensor), quantizer, f"{prefix}{node.name}//in{index}"
+                )
+        names = {name: resolve(name) for name in captured(node)}
+        if any(old != new for old, new in names.items()):
+            for body in subgraphs(copy):
+                _rename_captured(body, names)
+        for index, tensor in enumerate(node.output):
+            if tensor:
+                copy.output[index] = made[tensor] = prefix + tensor
+        builder.nodes.append(copy)
+        for index, tensor in enumerate(node.output):
+            quantizer = quantizers.get(f"out{index}")
+            if tensor and quantizer is not None:
+                made[tensor] = builder.fake_quantize(
+                    prefix + tensor, quantizer, f"{prefix}{tensor}//out{index}"
+                )
+    return made
+
+
+def _quantized_constant(builder: GraphBuilder, tensor: str, quantizer: Quantizer) -> str:
+    name = f"{quantizer.node}//{quantizer.slot}//constant"
+    if name not in builder.constants:
+        value = builder.view.array(tensor).astype(np.float32)
+        builder.constant(name, fake_quantize(value, quantizer))
+    return name
+
+
+def _rename_captured(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    local = {i.name for i in body.input} | {t.name for t in body.initializer}
+    for node in body.node:
+        for index, name in enumerate(node.input):
+            if name in names and name not in local:
+                node.input[index] = names[name]
+        for inner in subgraphs(node):
+            _rename_captured(inner, {k: v for k, v in names.items() if k not in local})
+        local.update(node.output)
+
+
+def is_float(model: Model, tensor: str) -> bool:
+    """Tell whether `tensor` of a bound model holds float32."""
+    return model.dtypes.get(tensor) == "float32"

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of a run: load -> data -> place -> calibrate -> simulate + probe -> Analysis."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from analyzer.calibrate import calibrate, calibration_phases
+from analyzer.config import Config
+from analyzer.data import Dataset, check_inputs, open_data
+from analyzer.load import bind_shapes, load_model
+from analyzer.memory import peak_rss_bytes
+from analyzer.place import place
+from analyzer.probe import FIRST_SAMPLES, Isolated, probe, units_of
+from analyzer.quant.metrics import ErrorSums
+from analyzer.records import (
+    Analysis,
+    DataInfo,
+    LayerError,
+    Model,
+    OutputError,
+    Provenance,
+    QuantPlan,
+)
+from analyzer.simulate import Simulation, simulate
+from analyzer.targets import get_target
+
+ANALYSIS_SAMPLES = 32  # how many samples are analysed where the user leaves it open
+CHECKED_SAMPLES = 4
+
+
+class Progress(Protocol):
+    """What shows how far a run has come (see `analyzer/report/progress.py`)."""
+
+    def stage(
+        self, name: str, total: int, unit: str = "sample"
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Show one stage; the yielded function is told how many more units are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some samples of a data set, in order."""
+
+    data: Dataset
+    indices: tuple[int, ...]
+    selection: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return self.data[self.indices[position]]
+
+    def info(self, role: str) -> DataInfo:
+        """Return the record of these samples in a role."""
+        return self.data.info(role, self.selection, self.indices)
+
+
+def run(
+    path: Path, config: Config, *, progress: Progress | None = None, command: str = ""
+) -> Analysis:
+    """Analyse one model for one target.
+
+    Raises:
+        QAnalyzeError: for anything wrong with model, data, target or configuration.
+    """
+    target = get_target(config.target)
+    timing: dict[str, float] = {}
+    workers = config.threads or len(os.sched_getaffinity(0))
+
+    @contextmanager
+    def stage(name: str, total: int, unit: str = "sample") -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        shown = progress.stage(name, total, unit) if progress else nullcontext(lambda n: None)
+        with shown as step:
+            yield step
+        timing[name] = time.perf_counter() - start
+
+    with ExitStack() as stack:
+        with stage("load", 0, "model"):
+            model = load_model(path)
+            calibration, analysis = _open(model, config, stack)
+            warnings = _check(model, calibration, analysis)
+            model = bind_shapes(model, calibration.data.shapes, sample=calibration[0])
+            graph, plan = place(model, target, observer=config.calibration)
+        with stage("calibrate", calibration_phases(plan) * len(calibration), "run") as step:
+            plan = calibrate(graph, plan, target, calibration, workers=workers, step=step)
+        with stage("simulate", len(analysis)) as step:
+            simulation = simulate(graph, plan, analysis, workers=workers, step=step)
+        probed = plan.layers if config.layers == "all" else _computing(plan)
+        units = units_of(plan, probed)
+        exact = config.samples is not None
+        expected = len(units) * (len(analysis) if exact else min(FIRST_SAMPLES, len(analysis)))
+        with stage("probe", expected, "probe") as step:
+            isolated = probe(
+                graph, units, analysis, every_sample=exact, workers=workers, step=step
+            )
+        infos = (calibration.info("calibration"), analysis.info("analysis"))
+    return Analysis(
+        provenance=_provenance(model, config, infos, command),
+        outputs=_outputs(graph, simulation, isolated),
+        layers=_layers(graph, plan, simulation, isolated, config),
+        plan=plan,
+        timing=timing,
+        peak_rss_bytes=peak_rss_bytes(),
+        warnings=(*warnings, *model.notes, *plan.notes),
+    )
+
+
+def _open(model: Model, config: Config, stack: ExitStack) -> tuple[Chosen, Chosen]:
+    """Open the data in both roles and choose the samples of each."""
+
+    def opened(spec: str, role: str, limit: int | None) -> Dataset:
+        data = open_data(
+            spec,
+            model.inputs,
+            role=role,
+            metadata=model.metadata,
+            preset=config.preset,
+            overrides=config.preprocessing,
+            limit=limit,
+            shapes=config.shapes,
+        )
+        stack.callback(data.close)
+        return data
+
+    data = opened(config.calib, "calibration", config.calib_samples)
+    selection = f"the first {len(data)}" if len(data) < data.available else "all"
+    calibration = Chosen(data, tuple(range(len(data))), selection)
+    other = opened(config.eval, "analysis", None) if config.eval else data
+    name = "samples of --eval" if config.eval else "calibration samples"
+    return calibration, _spread(other, config.samples or ANALYSIS_SAMPLES, name)
+
+
+def _spread(data: Dataset, wanted: int, name: str) -> Chosen:
+    """Choose `wanted` samples evenly over the data set, or all where there are not more."""
+    if wanted >= len(data):
+        return Chosen(data, tuple(range(len(data))), f"all {len(data)} {name}")
+    indices = np.linspace(0, len(data) - 1, wanted).round().astype(int)
+    return Chosen(data, tuple(indices.tolist()), f"{wanted} of {len(data)} {name}, evenly spread")
+
+
+def _check(model: Model, calibration: Chosen, analysis: Chosen) -> tuple[str, ...]:
+    """Look at a few samples of each role before anything runs."""
+    lines: dict[str, None] = {}
+    for chosen in (calibration, analysis):
+        lines.update(dict.fromkeys(chosen.data.warnings))
+        some = chosen.indices[:CHECKED_SAMPLES]
+        lines.update(
+            dict.fromkeys(check_inputs(chosen.data, model.inputs, some, metadata=model.metadata))
+        )
+        if chosen.data is calibration.data and chosen is not calibration:
+            break
+    return tuple(lines)
+
+
+def _computing(plan: QuantPlan) -> tuple[str, ...]:
+    return tuple(name for name in plan.layers if name in plan.computing)
+
+
+def _outputs(
+    model: Model, simulation: Simulation, isolated: Mapping[str, Isolated]
+) -> tuple[OutputError, ...]:
+    errors = []
+    for output in model.outputs:
+        found = simulation.graphwise.get(output.name)
+        if found is None:
+            continue  # not a float tensor: it carries no noise of its own
+        total = sum(i.by_output.get(output.name, 0.0) for i in isolated.values())
+        errors.append(
+            OutputError(
+                name=output.name,
+                nsr=found.nsr,
+                sqnr_db=found.sqnr_db,
+                cosine=found.cosine,
+                max_abs=found.max_abs,
+                isolated_sum=total if isolated else None,
+                additivity=total / found.nsr if isolated and found.nsr > 0 else None,
+            )
+        )
+    return tuple(errors)
+
+
+def _layers(
+    model: Model,
+    plan: QuantPlan,
+    simulation: Simulation,
+    isolated: Mapping[str, Isolated],
+    config: Config,
+) -> tuple[LayerError, ...]:
+    groups = {q.node: q.group for q in plan.quantizers if q.group and q.active}
+    types = {n.name: model.op_types.get(n.name, n.op_type) for n in model.proto.graph.node}
+    carrying = {q.node for q in plan.quantizers if q.active}
+    rows = []
+    for name in plan.layers:
+        graphwise = simulation.graphwise.get(simulation.layer_tensor[name])
+        local = simulation.local.get(name)
+        alone = isolated.get(name)
+        rows.append(
+            LayerError(
+                name=name,
+                op_type=types[name],
+                source_nodes=tuple(model.source_nodes.get(name, (name,))),
+                computing=name in plan.computing,
+                macs=model.macs.get(name),
+                precision=plan.precision[name],
+                graphwise_nsr=graphwise.nsr if graphwise else None,
+                graphwise_cosine=graphwise.cosine if graphwise else None,
+                graphwise_sqnr_db=graphwise.sqnr_db if graphwise else None,
+                graphwise_max_abs=graphwise.max_abs if graphwise else None,
+                local_nsr=_local(local, name in carrying),
+                isolated_nsr=alone.nsr if alone else None,
+                isolated_ci=alone.interval if alone else None,
+                isolated_samples=alone.samples if alone else 0,
+                isolated_by_output=alone.by_output if alone else {},
+                group=groups.get(name),
+                status=_status(name in carrying, alone, plan, name, config),
+            )
+        )
+    return tuple(rows)
+
+
+def _local(local: ErrorSums | None, carrying: bool) -> float | None:
+    return local.nsr if local else None if carrying else 0.0
+
+
+def _status(
+    carrying: bool, alone: Isolated | None, plan: QuantPlan, name: str, config: Config
+) -> str:
+    if alone is not None:
+        return "ok"
+    if not carrying:
+        return "carries no quantizer of its own: it passes on the scale of its neighbours"
+    if config.layers == "computing" and name not in plan.computing:
+        return "isolated error not measured: not a computing layer, see --layers all"
+    return "isolated error not measured"
+
+
+def _provenance(
+    model: Model, config: Config, infos: Sequence[DataInfo], command: str
+) -> Provenance:
+    from analyzer import __version__
+
+    settings = asdict(replace(config, shapes=dict(config.shapes)))
+    settings["shapes"] = {name: list(dims) for name, dims in config.shapes.items()}
+    return Provenance(
+        tool_version=__version__,
+        command=command,
+        model={
+            "name": model.path.name,
+            "sha256": model.sha256,
+            "nodes": len(model.proto.graph.node),
+            "parameters": model.parameters,
+            "macs": sum(model.macs.values()),
+            "opset": model.opset,
+        },
+        target=config.target,
+        data=tuple(infos),
+        seed=config.seed,
+        config=settings,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "onnx", "onnxruntime")},
+        },
+    )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probe stage: the error of every layer alone, at every graph output, by suffix runs.
+
+Samples are the outer loop, so that the plain tensors of one sample are alive at a time; layers
+are the inner one.  Asked for all samples, every layer sees all; else all layers see a few, and
+those whose order among the worst is open see more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analyzer.graph.suffix import PlainRun, SuffixRuns, Unit
+from analyzer.quant.intervals import intervals, unsettled
+from analyzer.records import Model, Quantizer, QuantPlan, Samples
+
+FIRST_SAMPLES = 2
+MOST_SAMPLES = 16
+TOP = 10
+
+
+@dataclass(slots=True)
+class Isolated:
+    """What one layer does to the outputs when it alone is quantized.
+
+    Attributes:
+        by_output: graph output -> mean NSR over the samples seen.
+        nsr: mean over outputs.
+        interval: 95 % interval of `nsr`, None with a single sample.
+        samples: how many were seen.
+    """
+
+    by_output: dict[str, float] = field(default_factory=dict)
+    nsr: float = 0.0
+    interval: tuple[float, float] | None = None
+    samples: int = 0
+
+
+def units_of(plan: QuantPlan, layers: Iterable[str]) -> list[Unit]:
+    """Return one unit per layer of `layers` that carries an active quantizer."""
+    slots: dict[str, list[Quantizer]] = {}
+    for quantizer in plan.quantizers:
+        if quantizer.active:
+            slots.setdefault(quantizer.node, []).append(quantizer)
+    return [Unit(name, tuple(slots[name])) for name in layers if name in slots]
+
+
+def probe(
+    model: Model,
+    units: Sequence[Unit],
+    samples: Samples,
+    *,
+    every_sample: bool,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda n: None,
+) -> dict[str, Isolated]:
+    """Measure the isolated error of every unit.
+
+    Args:
+        model: the graph that the units' quantizers belong to.
+        units: calibrated.
+        samples: the analysis data, one run each.
+        every_sample: True for exact means over all samples; False to start with two and add
+            more only for layers whose order among the ten worst is open.
+        workers: threads that run units side by side.
+        step: told the number of probes finished since the last call.
+
+    Returns:
+        unit name -> its error.
+    """
+    if not units:
+        return {}
+    first = len(samples) if every_sample else min(FIRST_SAMPLES, len(samples))
+    runs = SuffixRuns(model, units, samples=first)
+    seen: dict[str, list[dict[str, float]]] = {unit.name: [] for unit in units}
+    with ThreadPoolExecutor(workers) as pool:
+        _probe_all(runs, pool, list(seen), samples, range(first), seen, step)
+        done = first
+        while not every_sample and done < min(MOST_SAMPLES, len(samples)):
+            rows = {name: [_mean(r) for r in found] for name, found in seen.items()}
+            names = sorted(unsettled(rows, top=TOP), key=list(seen).index)
+            if not names:
+                break
+            more = range(done, min(2 * done, MOST_SAMPLES, len(samples)))
+            # a layer that was settled before must catch up: means are over the first n samples
+            for index in range(first, more.start):
+                late = [n for n in names if len(seen[n]) == index]
+                if late:
+                    _probe_all(runs, pool, late, samples, [index], seen, step)
+            _probe_all(runs, pool, names, samples, more, seen, step)
+            done = more.stop
+    return _summary(seen)
+
+
+def _probe_all(
+    runs: SuffixRuns,
+    pool: ThreadPoolExecutor,
+    names: Sequence[str],
+    samples: Samples,
+    indices: Sequence[int],
+    seen: dict[str, list[dict[str, float]]],
+    step: Callable[[int], None],
+) -> None:
+    """Probe `names` on the samples `indices`; the next plain run fills the tail of each sample."""
+    following: Future[PlainRun] | None = None
+    for position, index in enumerate(indices):
+        plain = following.result() if following else runs.plain(samples[index])
+        jobs = [(name, pool.submit(runs.nsr, name, plain)) for name in names]
+        upcoming = indices[position + 1 : position + 2]
+        following = pool.submit(runs.plain, samples[upcoming[0]]) if len(upcoming) else None
+        for name, job in jobs:
+            seen[name].append(job.result())
+            step(1)
+        del plain, jobs
+
+
+def _mean(by_output: Mapping[str, float]) -> float:
+    return float(np.mean(list(by_output.values()))) if by_output else 0.0
+
+
+def _summary(seen: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Isolated]:
+    bounds = intervals({name: [_mean(r) for r in found] for name, found in seen.items()})
+    result = {}
+    for name, found in seen.items():
+        by_output = {t: float(np.mean([r[t] for r in found])) for t in found[0]}
+        result[name] = Isolated(by_output, _mean(by_output), bounds[name], len(found))
+    return result

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Error measures between a tensor and its quantized twin, and sums that streams of them add to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analyzer.records import sqnr_db
+
+
+def nsr_of(noise: float, signal: float) -> float:
+    """Return the noise-to-signal power ratio; 0 for no noise at all, inf for noise on silence."""
+    if noise == 0:
+        return 0.0
+    return noise / signal if signal > 0 else math.inf
+
+
+def nsr(y: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Return `sum((y - reference)^2) / sum(reference^2)`, summed in float64.
+
+    >>> nsr([1.0, 2.2], [1.0, 2.0])  # doctest: +ELLIPSIS
+    0.008000...
+    """
+    ref = np.asarray(reference, np.float64)
+    noise = np.asarray(y, np.float64) - ref
+    return nsr_of(float(np.sum(noise * noise)), float(np.sum(ref * ref)))
+
+
+@dataclass(slots=True)
+class ErrorSums:
+    """Running error of one tensor over samples; NSR and cosine are means over samples."""
+
+    count: int = 0
+    nsr_sum: float = 0.0
+    cosine_sum: float = 0.0
+    max_abs: float = 0.0
+
+    def add(self, noise: float, signal: float, quantized: float, max_abs: float) -> None:
+        """Take in one sample.
+
+        Args:
+            noise: sum of (y_q - y)^2.
+            signal: sum of y^2.
+            quantized: sum of y_q^2.
+            max_abs: largest |y_q - y|.
+        """
+        self.count += 1
+        self.nsr_sum += nsr_of(noise, signal)
+        # y . y_q follows from the three sums of squares
+        norm = math.sqrt(signal) * math.sqrt(quantized)
+        if norm > 0:
+            cosine = (signal + quantized - noise) / (2 * norm)
+            self.cosine_sum += min(1.0, max(-1.0, cosine)) if math.isfinite(cosine) else cosine
+        else:
+            self.cosine_sum += 1.0 if noise == 0 else 0.0
+        self.max_abs = max_abs if math.isnan(max_abs) else max(self.max_abs, max_abs)
+
+    @property
+    def nsr(self) -> float:
+        """Mean NSR over samples."""
+        return self.nsr_sum / self.count
+
+    @property
+    def cosine(self) -> float:
+        """Mean cosine similarity over samples."""
+        return self.cosine_sum / self.count
+
+    @property
+    def sqnr_db(self) -> float:
+        """SQNR in dB of the mean NSR."""
+        return sqnr_db(self.nsr)

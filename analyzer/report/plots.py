@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plots of the report: an `Analysis` in, SVG text out, the same bytes for the same numbers.
+
+matplotlib's object-oriented API and its SVG backend only: `pyplot` costs half a second, keeps
+global state and may look for a display.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from analyzer.records import Analysis, LayerError
+from analyzer.report.tables import percent, printable, rank, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Readable on white (4.5:1) and on black (4.6:1), so that one image serves both themes.
+_GREY = "#767676"
+_BLUE, _ORANGE = "#3a8fd0", "#d9772b"  # distinguishable with every common colour blindness
+_NAME_LENGTH = 34  # in the 8 pt monospace font this fills the left margin
+_DECADES = 8  # more than that below the largest value is float noise and would flatten the rest
+
+
+def isolated_plot(analysis: Analysis, *, limit: int = 20) -> str | None:
+    """Draw the isolated errors of the worst layers with their 95 % intervals.
+
+    Returns:
+        SVG text, or None if no finite isolated error above zero was measured.
+    """
+    layers = [layer for layer in rank(analysis.layers) if _drawable(layer.isolated_nsr)][:limit]
+    if not layers:
+        return None
+    values = [100 * (layer.isolated_nsr or 0) for layer in layers]
+    intervals = [_interval(layer) for layer in layers]
+    right = max(values + [high for _, high in intervals])
+    left = max(min(values) / 3, right / 10**_DECADES)
+    rows = range(len(layers))
+    with _style():
+        figure, axes = _axes(height=0.7 + 0.24 * len(layers), left=0.29)
+        axes.set_xscale("log")
+        axes.grid(visible=False, axis="y")
+        widths = [max(value - left, 0) for value in values]
+        axes.barh(rows, widths, left=left, height=0.66, color=_BLUE)
+        for row, (low, high) in enumerate(intervals):
+            if high > low:
+                ends = [max(low, left), max(high, left)]
+                axes.plot(ends, [row, row], "|-", color=_ORANGE, linewidth=1.4, markersize=6)
+            axes.annotate(percent(layers[row].isolated_nsr), (max(high, left), row), (5, 0),
+                          textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        # Without parse_math=False a name with two dollar signs is a formula, and may not parse.
+        axes.set_yticks(rows, [_label(layer.name) for layer in layers],
+                        fontsize=8, family="monospace", parse_math=False)  # fmt: skip
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(layers) - 0.4, -0.6)
+        # Room for the number behind the longest bar: a share of the axis, so of its decades.
+        axes.set_xlim(left, right * (right / left) ** 0.16)
+        _percent_ticks(axes.xaxis, left, right)
+        axes.set_xlabel("isolated error: NSR at the graph outputs, log scale")
+        return _svg(figure)
+
+
+def graphwise_plot(analysis: Analysis) -> str | None:
+    """Draw the accumulated error along the execution order, with what each layer adds as dots.
+
+    Returns:
+        SVG text, or None if no finite error above zero was measured.
+    """
+    layers = analysis.layers
+    graphwise = _percentages(layer.graphwise_nsr for layer in layers)
+    local = _percentages(layer.local_nsr for layer in layers)
+    values = [value for value in (*graphwise, *local) if math.isfinite(value)]
+    if not values:
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    with _style():
+        figure, axes = _axes(height=3.2, left=0.12)
+        axes.set_yscale("log")
+        order = range(len(layers))
+        axes.plot(order, graphwise, "-o", color=_BLUE, linewidth=1.4, markersize=1.8,
+                  label="graphwise: accumulated up to here")  # fmt: skip
+        axes.plot(order, local, "o", color=_ORANGE, markersize=3,
+                  label="local: added by the layer itself")  # fmt: skip
+        low, high = max(min(values), max(values) / 10**_DECADES) / 2, max(values) * 2
+        axes.set_ylim(low, high)
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        _percent_ticks(axes.yaxis, low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer, in execution order")
+        axes.set_ylabel("NSR at the layer's output")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        return _svg(figure)
+
+
+def _interval(layer: LayerError) -> tuple[float, float]:
+    """The 95 % interval in percent; the value twice where there is none to draw."""
+    value = 100 * (layer.isolated_nsr or 0)
+    if layer.isolated_ci is None or not all(map(math.isfinite, layer.isolated_ci)):
+        return value, value
+    return 100 * layer.isolated_ci[0], max(100 * layer.isolated_ci[1], value)
+
+
+def _percent_ticks(axis: Axis, low: float, high: float) -> None:
+    """Label a log axis with plain percentages: "0.01 %", not a power of ten to be decoded."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = math.log10(high / low)
+    steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 4 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+
+
+def _percentages(values: Iterable[float | None]) -> list[float]:
+    """NaN, a gap, for what a log axis cannot show: 0, inf and unmeasured are in the table."""
+    return [100 * v if v is not None and _drawable(v) else math.nan for v in values]
+
+
+def _drawable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def _label(name: str) -> str:
+    return shorten(printable(name), _NAME_LENGTH) or "(unnamed)"
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    settings: Any = {  # Any: matplotlib types the keys, differently in each release
+        "svg.hashsalt": "qanalyze",  # ids inside the file would be random without it
+        "svg.fonttype": "none",  # text stays text: smaller, and searchable
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "font.size": 9,
+        "text.color": _GREY,
+        "axes.labelcolor": _GREY,
+        "axes.edgecolor": _GREY,
+        "xtick.color": _GREY,
+        "ytick.color": _GREY,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # The reader's browser has the glyphs; that matplotlib's own font lacks them is no news.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _axes(*, height: float, left: float) -> tuple[Figure, Axes]:
+    """An empty plot, `height` in inches; `left` is the share of the width for the labels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, height))
+    # Fixed margins: measuring every label twice (a layout engine) takes longer than drawing.
+    axes = figure.add_axes((left, 0.46 / height, 0.98 - left, 1 - 0.76 / height))
+    axes.grid(which="major", color=_GREY, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    stream = io.StringIO()
+    canvas: Any = FigureCanvasSVG(figure)  # Any: print_svg has no annotations
+    canvas.print_svg(stream, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

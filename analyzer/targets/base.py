@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a target is: the rules of one quantizer, told as a plan."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from analyzer.records import Model, Observer, Quantizer, QuantPlan
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+# Op types that multiply and accumulate.
+COMPUTING = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Attention"}
+)
+
+
+class Target(Protocol):
+    """One quantizer's rules.
+
+    Attributes:
+        summary: one line for `--list-targets`.
+        precisions: what a layer can be set to.
+        observer: default range observer of activations.
+        calibrates_with_quantized_weights: whether the quantizer finds activation ranges in the
+            network whose weights are already quantized.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+
+    @property
+    def summary(self) -> str:
+        """One line for `--list-targets`."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What a layer can be set to."""
+
+    @property
+    def observer(self) -> Observer:
+        """Default range observer of activations."""
+
+    @property
+    def calibrates_with_quantized_weights(self) -> bool:
+        """Whether activation ranges are those of the network with quantized weights."""
+
+    def prepare(self, model: Model) -> Model:
+        """Rewrite a bound model into the graph that this quantizer really quantizes."""
+
+    def place(self, model: Model, *, observer: Observer | None = None) -> QuantPlan:
+        """Place all quantizers; their scales are still missing.
+
+        Args:
+            model: as `prepare` returned it.
+            observer: overrides the default one for activations.
+        """
+
+    def scale(self, quantizer: Quantizer, lo: F64, hi: F64, kind: Observer) -> tuple[F64, I64]:
+        """Turn ranges into scales and zero points.
+
+        Args:
+            quantizer: the one to get them.
+            lo, hi: float64 of one value, or of one per channel.
+            kind: the observer that found the range.
+        """

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a run, and what importing the reports costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analyzer.errors import StoreError
+from analyzer.records import Analysis
+from analyzer.report.files import write_reports
+from analyzer.report.html import render_html
+from analyzer.report.tables import render_csv
+from analyzer.store import to_json
+
+
+def test_all_reports_are_written(analysis: Analysis, tmp_path: Path) -> None:
+    """Missing folders are made; the files hold what the renderers return; nothing else is left."""
+    out = tmp_path / "reports" / "net.esp32p4"
+    paths = write_reports(analysis, out)
+    assert {name: path.read_text("utf-8") for name, path in paths.items()} == {
+        "report.html": render_html(analysis),
+        "analysis.json": to_json(analysis),
+        "layers.csv": render_csv(analysis),
+    }
+    assert sorted(p.name for p in out.iterdir()) == sorted(paths)
+
+
+def test_failure_keeps_the_previous_report(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up while writing leaves the old files and no temporary ones."""
+    paths = write_reports(analysis, tmp_path)
+    for path in paths.values():
+        path.write_text("old")
+    original = Path.open
+
+    def full(self: Path, *args, **kwargs):
+        if "layers.csv" in self.name:
+            raise OSError(28, "No space left on device")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreError, match=r"layers\.csv' cannot be written: No space left"):
+        write_reports(analysis, tmp_path)
+    monkeypatch.undo()
+    assert {path.read_text() for path in paths.values()} == {"old"}
+    assert sorted(os.listdir(tmp_path)) == sorted(paths)
+
+
+def test_a_file_in_the_way_is_refused(analysis: Analysis, tmp_path: Path) -> None:
+    """--out names a file: one sentence, not a traceback."""
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_reports(analysis, tmp_path / "out")
+
+
+def loaded_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_rendering_needs_no_runtime(analysis: Analysis, tmp_path: Path) -> None:
+    """An old analysis renders where onnx and onnxruntime are not even installed."""
+    write_reports(analysis, tmp_path)
+    loaded = loaded_after(
+        "from pathlib import Path\n"
+        "from analyzer.report.files import write_reports\n"
+        "from analyzer.store import load_analysis\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "write_reports(load_analysis(folder / 'analysis.json'), folder / 'again')\n"
+    )
+    assert not loaded & {"onnx", "onnxruntime", "pandas", "pyplot"}
+    again = tmp_path / "again" / "report.html"
+    assert again.read_bytes() == (tmp_path / "report.html").read_bytes()
+
+
+def test_importing_the_reports_is_cheap() -> None:
+    """--help does not pay for tables, templates and plots."""
+    loaded = loaded_after(
+        "import analyzer.report.files, analyzer.report.html, analyzer.report.plots\n"
+        "import analyzer.report.progress, analyzer.report.tables, analyzer.report.terminal\n"
+    )
+    assert not loaded & {"onnx", "onnxruntime", "pandas", "matplotlib", "jinja2", "rich"}

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is printed: rows that survive a pipe, a narrow window and hostile names."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from analyzer.records import Analysis
+from analyzer.report.terminal import render_terminal
+
+DASH = "\N{EN DASH}"
+VERDICT = (
+    "Worst output out: NSR 3.10 %, SQNR 15.1 dB; isolated errors sum to 2.79 %, additivity 0.90"
+)
+
+
+def printed(analysis: Analysis, *, width: int | None = None, **options: Any) -> list[str]:
+    """Lines as piped (no width), or as on a terminal of that width."""
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width or 40, force_terminal=width is not None, color_system=None
+    )
+    render_terminal(analysis, console=console, **options)
+    return stream.getvalue().splitlines()
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("   ") if cell.strip()]
+
+
+def test_piped_output(analysis: Analysis) -> None:
+    """Head, worst first, outputs, verdict, next command: one row a line, however narrow."""
+    lines = printed(analysis, limit=4, report=Path("r/report.html"), next_command="qanalyze a")
+    assert (
+        lines[0] == "net · 7 layers (5 computing) · esp32p4 · 32 calibration + 8 analysis samples"
+    )
+    assert [cells(line) for line in lines[2:8]] == [
+        ["layer", "op", "isolated", "95 % interval", "local", "graphwise", "samples", "cause"],
+        ["/head[red]/Conv[/head]", "MatMul", "inf", "0 %", "inf", "2"],
+        ["</script><img src=x onerror=alert(1)>", "Conv", "3.10 %", "2.80 .. 3.40 %", "1.00 %",
+         "4.00 %", "8", "QA103"],
+        ["/model" + "/block" * 49, "Gemm", "1.20 %", "0.500 %", "2.00 %", "8"],
+        ["/\u0637\u0628\u0642\u0629/Conv", "Conv", "0.0500 %", "0.100 %", "3.00 %", "8"],
+        ["… 3 more layers · --all shows every layer"],
+    ]  # fmt: skip
+    assert [cells(line) for line in lines[9:12]] == [
+        ["output", "NSR", "SQNR", "cosine", "max abs"],
+        ["out", "3.10 %", "15.1 dB", "0.984000", "12.2"],
+        ["</script><img src=x onerror=alert(1)>", "0.200 %", "27.0 dB", "0.999000", "0.5"],
+    ]
+    assert lines[-4:] == [
+        "Warning  Layer </script><img src=x onerror=alert(1)> [bold]diverges[/bold].",
+        VERDICT,
+        "Report   r/report.html",
+        "Next     qanalyze a",
+    ]
+
+
+def test_control_characters_are_shown_not_obeyed(analysis: Analysis) -> None:
+    """A name cannot clear the screen, break the line or turn the writing direction."""
+    lines = printed(analysis, show_all=True)
+    row = next(line for line in lines if line.startswith("clear"))
+    assert cells(row) == [
+        r"clear\x1b[2J\n\u202egnp.exe|`$x$`", "Add", DASH, "0.0100 %", "3.50 %", DASH,
+        "isolated: not measured, time limit reached",
+    ]  # fmt: skip
+
+
+def test_one_long_name_does_not_widen_every_row(analysis: Analysis) -> None:
+    """Piped rows stay short where their own name is short."""
+    lines = printed(analysis, show_all=True)
+    assert max(len(line) for line in lines if "conv_first" in line) < 200
+
+
+def test_layers_without_isolated_error_follow_by_graphwise(analysis: Analysis) -> None:
+    """Errors of another kind are not mixed into the order, and dashes are not zeros."""
+    lines = printed(analysis, show_all=True)
+    first = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    names = [cells(line)[0] for line in lines[first + 1 : first + 8]]
+    assert names[-3:] == ["conv_first", r"clear\x1b[2J\n\u202egnp.exe|`$x$`", "softmax"]
+    assert cells(lines[first + 7]) == [
+        "softmax", "Softmax", DASH, DASH, DASH, DASH, "float: left in FP32",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_terminal_width_is_respected(width: int, analysis: Analysis) -> None:
+    """The table never runs over the edge; layer, isolated and graphwise stay."""
+    lines = printed(analysis, width=width, show_all=True)
+    first = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    table = lines[first : first + 8]
+    assert len(table) == 8
+    if width >= 40:
+        assert all(cell_len(line) <= width for line in table)
+    assert {"isolated", "graphwise"} <= set(cells(table[0]))
+    assert any("…" in line for line in table)
+
+
+def test_no_control_sequences_without_colour(
+    analysis: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_COLOR on a terminal leaves the text and takes the colours."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.StringIO()
+    render_terminal(analysis, console=Console(file=stream, force_terminal=True, width=100))
+    assert "\x1b[3" not in stream.getvalue()
+
+
+def test_quiet_prints_the_verdict_only(analysis: Analysis) -> None:
+    """-q is one line."""
+    assert printed(analysis, quiet=True) == [VERDICT]
+
+
+def test_verdict_without_isolated_errors(analysis: Analysis) -> None:
+    """What was not measured is said, and one output is not called the worst."""
+    output = dataclasses.replace(analysis.outputs[0], isolated_sum=None, additivity=None)
+    lines = printed(dataclasses.replace(analysis, outputs=(output,)), quiet=True)
+    assert lines == ["Output out: NSR 3.10 %, SQNR 15.1 dB; isolated errors not measured"]
+
+
+def test_verdict_warns_where_rows_do_not_add_up(analysis: Analysis) -> None:
+    """An additivity far from 1 is not left to the reader."""
+    output = dataclasses.replace(analysis.outputs[0], additivity=3.0)
+    (line,) = printed(dataclasses.replace(analysis, outputs=(output,)), quiet=True)
+    assert line.endswith("additivity 3.00 (far from 1: rows do not add up)")
+
+
+def test_consoles_without_unicode_get_escapes(analysis: Analysis) -> None:
+    """A pipe that takes ASCII only neither crashes nor loses a row."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
+    render_terminal(analysis, console=Console(file=stream), show_all=True)
+    stream.flush()
+    assert rb"/\u0637\u0628\u0642\u0629/Conv" in raw.getvalue()

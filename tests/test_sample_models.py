@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample models are what sample_models/README.md says: accurate, small, faulty as planted."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
+TWINS = sorted(path.stem for path in SAMPLES.glob("*.json"))
+MODELS = sorted(path.name for path in SAMPLES.glob("*.onnx"))
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def read_images(folder: Path) -> np.ndarray:
+    images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+    return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def calibration(name: str) -> np.ndarray:
+    if name.startswith("digits_dw"):
+        return np.load(SAMPLES / "digits_dw" / "inputs.npz")["input"]
+    return read_images(SAMPLES / "blobs_det")
+
+
+def run(model: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
+    """Return the first output of each sample, (samples, ...)."""
+    runner = session(model)
+    name = runner.get_inputs()[0].name
+    return np.stack([runner.run(None, {name: sample[None]})[0][0] for sample in samples])
+
+
+def largest(model: onnx.ModelProto, tensor: str, samples: np.ndarray) -> float:
+    """Return the largest magnitude of an inner tensor."""
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
+    return float(np.abs(run(model, samples)).max())
+
+
+def truth_of(twin: str) -> dict:
+    return json.loads((SAMPLES / f"{twin}.json").read_text())
+
+
+def test_both_models_have_all_three_faults():
+    """Each model comes with each of the three planted faults, and each fault with its model."""
+    faults = ("concat_ranges", "dead_channel", "outlier_channel")
+    names = [f"{name}_{fault}" for name in ("blobs_det", "digits_dw") for fault in faults]
+    assert names == TWINS
+    assert {f"{twin}.onnx" for twin in TWINS} < set(MODELS)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_faulty_twin_equals_clean_twin_in_fp32(twin: str):
+    """A planted fault changes no FP32 output by more than 1e-4 of the channel's largest value."""
+    samples = calibration(twin)
+    clean = run(onnx.load(SAMPLES / truth_of(twin)["clean"]), samples)
+    faulty = run(onnx.load(SAMPLES / f"{twin}.onnx"), samples)
+    axes = tuple(axis for axis in range(clean.ndim) if axis != 1)
+    assert (np.abs(faulty - clean).max(axes) <= 1e-4 * np.abs(clean).max(axes)).all()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_planted_tensor_has_lost_its_range(twin: str):
+    """The named tensor reaches at least twenty times as far as in the clean twin."""
+    truth, samples = truth_of(twin), calibration(twin)[:4]
+    clean = largest(onnx.load(SAMPLES / truth["clean"]), truth["tensor"], samples)
+    assert largest(onnx.load(SAMPLES / f"{twin}.onnx"), truth["tensor"], samples) > 20 * clean
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_ground_truth_names_nodes_of_the_graph(twin: str):
+    """Every layer of the ground truth is a node of the faulty file, and the first is worst."""
+    truth = truth_of(twin)
+    nodes = {node.name for node in onnx.load(SAMPLES / f"{twin}.onnx").graph.node}
+    assert {*truth["layers"], truth["reader"], truth["isolated"]["next_layer"]} <= nodes
+    assert truth["isolated"]["ratio"] >= 3
+
+
+def test_digits_dw_is_accurate_in_fp32():
+    """With BatchNorm folded or kept, at least 97 % of the held-out digits are right."""
+    evaluation = SAMPLES / "digits_dw_eval"
+    inputs = np.load(evaluation / "inputs.npz")["input"]
+    with (evaluation / "labels.csv").open(newline="") as file:
+        classes = [int(row["class_index"]) for row in csv.DictReader(file)]
+    for name in ("digits_dw.onnx", "digits_dw_bn.onnx"):
+        logits = session(onnx.load(SAMPLES / name)).run(None, {"input": inputs})[0]
+        assert np.mean(logits.argmax(1) == classes) >= 0.97
+
+
+def test_blobs_det_finds_the_labelled_digits():
+    """The best-scored cell inside each box has the right class (>= 90 %) and a mean IoU >= 0.8."""
+    evaluation = SAMPLES / "blobs_det_eval"
+    outputs = run(onnx.load(SAMPLES / "blobs_det.onnx"), read_images(evaluation))
+    ious, hits = [], []
+    for output, file in zip(outputs, sorted((evaluation / "labels").glob("*.txt")), strict=True):
+        for line in file.read_text().splitlines():
+            label, *box = map(float, line.split())
+            truth = np.array(box) * 64
+            inside = np.abs(output[:2] - truth[:2, None]) < truth[2:, None] / 2
+            scores = np.where(inside.all(0), output[4:], 0)
+            best = output[:, scores.max(0).argmax()]
+            ious.append(iou(best[:4], truth))
+            hits.append(best[4:].argmax() == label)
+    assert np.mean(ious) >= 0.8
+    assert np.mean(hits) >= 0.9
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the intersection over union of two boxes (centre x, centre y, width, height)."""
+    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+    common = np.prod(np.maximum(high - low, 0))
+    return float(common / (a[2:].prod() + b[2:].prod() - common))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_plain_onnx(name: str):
+    """Each file passes the checker, uses opset 13 and only operators of ONNX itself."""
+    model = onnx.load(SAMPLES / name)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 13)]
+    assert all(node.name and not node.domain for node in model.graph.node)
+
+
+def test_samples_stay_small():
+    """All of sample_models/ together takes less than 3 MB."""
+    files = (path for path in SAMPLES.rglob("*") if path.is_file())
+    assert (
+        sum(path.stat().st_size for path in files if "__pycache__" not in path.parts) < 3_000_000
+    )
