@@ -66,6 +66,7 @@ class Target(Protocol):
 
         Args:
             quantizer: the one to get them.
-            lo, hi: float64 of one value, or of one per channel.
+            lo: float64 of one value, or of one per channel.
+            hi: as `lo`.
             kind: the observer that found the range.
         """

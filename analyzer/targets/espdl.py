@@ -22,101 +22,25 @@ from analyzer.records import Model, Observer, Quantizer, QuantPlan, Role, Roundi
 from analyzer.targets.base import F64, I64
 
 QUANTIZED = frozenset(
-    [
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "GRU",
-        "LSTM",
-        "Relu",
-        "PRelu",
-        "Clip",
-        "Pad",
-        "Resize",
-        "MaxPool",
-        "AveragePool",
-        "GlobalMaxPool",
-        "GlobalAveragePool",
-        "Softmax",
-        "LogSoftmax",
-        "LpNormalization",
-        "Mul",
-        "Add",
-        "Max",
-        "Sub",
-        "Div",
-        "Neg",
-        "Reshape",
-        "LeakyRelu",
-        "Concat",
-        "Sigmoid",
-        "Interp",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceMax",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "Transpose",
-        "Slice",
-        "Flatten",
-        "HardSwish",
-        "HardSigmoid",
-        "MatMul",
-        "Attention",
-        "LayerNormalization",
-        "RMSNormalization",
-        "Gelu",
-        "PPQBiasFusedMatMul",
-        "Split",
-        "Gather",
-        "ScatterND",
-        "Tanh",
-        "Elu",
-        "Greater",
-        "Less",
-        "Equal",
-        "GreaterOrEqual",
-        "LessOrEqual",
-        "ReverseSequence",
-        "Identity",
-        "Swish",
-        "Squeeze",
-        "Unsqueeze",
-        "Exp",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "InsertZeros",
-        "Mod",
-    ]
+    """
+    Conv ConvTranspose Gemm GRU LSTM Relu PRelu Clip Pad Resize MaxPool AveragePool
+    GlobalMaxPool GlobalAveragePool Softmax LogSoftmax LpNormalization Mul Add Max Sub Div Neg
+    Reshape LeakyRelu Concat Sigmoid Interp ReduceL1 ReduceL2 ReduceMean ReduceMin ReduceMax
+    ReduceProd ReduceSum ReduceSumSquare ReduceLogSum ReduceLogSumExp Transpose Slice Flatten
+    HardSwish HardSigmoid MatMul Attention LayerNormalization RMSNormalization Gelu
+    PPQBiasFusedMatMul Split Gather ScatterND Tanh Elu Greater Less Equal GreaterOrEqual
+    LessOrEqual ReverseSequence Identity Swish Squeeze Unsqueeze Exp DepthToSpace SpaceToDepth
+    InsertZeros Mod
+    """.split()
 )
 # `is_computing_op` of esp-ppq: the rows of its reports.
 _COMPUTING = frozenset({"Conv", "Gemm", "ConvTranspose", "MatMul", "Attention", "LSTM"})
 _RECURRENT = frozenset({"GRU", "LSTM"})
 _PASSIVE = frozenset(
-    [
-        "MaxPool",
-        "GlobalMaxPool",
-        "Reshape",
-        "Flatten",
-        "Identity",
-        "Dropout",
-        "Slice",
-        "Pad",
-        "Split",
-        "Transpose",
-        "Interp",
-        "Squeeze",
-        "Unsqueeze",
-        "Gather",
-        "ReverseSequence",
-        "ReduceMax",
-        "ReduceMin",
-    ]
+    """
+    MaxPool GlobalMaxPool Reshape Flatten Identity Dropout Slice Pad Split Transpose Interp
+    Squeeze Unsqueeze Gather ReverseSequence ReduceMax ReduceMin
+    """.split()
 )
 _REDUCE = frozenset(t for t in QUANTIZED if t.startswith("Reduce"))
 _COMPARE = frozenset({"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual"})
@@ -417,9 +341,7 @@ def _simplify(graph: _Graph) -> None:
 
 
 def _align(graph: _Graph) -> None:
-    """Add, Sub, Concat and Resize: all inputs, and producers without other readers, take the
-    output's scale.
-    """
+    """Add, Sub, Concat and Resize: inputs, and producers read by nothing else, follow the output."""
     for node, kind in graph.types.items():
         if kind not in _ALIGNED_TO_OUTPUT:
             continue
@@ -443,8 +365,8 @@ def _notes(graph: _Graph) -> tuple[str, ...]:
     notes = []
     if any(t == "ConvTranspose" for t in graph.types.values()):
         notes.append(
-            "ConvTranspose is simulated as one layer; esp-ppq splits it into InsertZeros and Conv, "
-            "which adds one activation quantizer."
+            "ConvTranspose is simulated as one layer; esp-ppq splits it into InsertZeros and "
+            "Conv, which adds one activation quantizer."
         )
     if any(t in _COMPARE for t in graph.types.values()):
         notes.append(

@@ -21,42 +21,12 @@ from analyzer.targets.base import COMPUTING, F64, I64
 
 # Keys of QLinearOpsRegistry and QDQRegistry: the default `op_types_to_quantize`.
 QUANTIZED = frozenset(
-    [
-        "ArgMax",
-        "Conv",
-        "Gemm",
-        "MatMul",
-        "Add",
-        "Mul",
-        "Relu",
-        "Clip",
-        "LeakyRelu",
-        "Sigmoid",
-        "MaxPool",
-        "GlobalAveragePool",
-        "Split",
-        "Pad",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Resize",
-        "AveragePool",
-        "Concat",
-        "Softmax",
-        "Where",
-        "Gather",
-        "Transpose",
-        "EmbedLayerNormalization",
-        "ConvTranspose",
-        "Slice",
-        "GatherElements",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "BatchNormalization",
-        "TopK",
-        "CumSum",
-    ]
+    """
+    ArgMax Conv Gemm MatMul Add Mul Relu Clip LeakyRelu Sigmoid MaxPool GlobalAveragePool Split
+    Pad Reshape Squeeze Unsqueeze Flatten Resize AveragePool Concat Softmax Where Gather
+    Transpose EmbedLayerNormalization ConvTranspose Slice GatherElements InstanceNormalization
+    LayerNormalization BatchNormalization TopK CumSum
+    """.split()
 )
 # Output takes over the input's scale, where the input is quantized at all.
 _PASS_THROUGH = frozenset(
