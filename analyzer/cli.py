@@ -7,6 +7,7 @@ codes: 0 fine, 1 the gate failed, 2 bad input, 3 a bug of ours, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from analyzer import __version__
-from analyzer.errors import ConfigError, QAnalyzeError, nearest
+from analyzer.errors import ConfigError, QAnalyzeError, StoreError, nearest
 
 INPUT, PICTURES, TARGET = "Input", "Preparing pictures", "Target"
 MEASURING, GATE, OUTPUT, INFO = "Measuring", "Gate", "Output", "Info"
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 class Format(StrEnum):
@@ -42,26 +44,23 @@ def main() -> NoReturn:
     except QAnalyzeError as error:
         _say(f"Error: {error.message}", error.remedy)
         code = 2
-    except KeyboardInterrupt:
-        _say("Interrupted; nothing was written.")
-        code = 130
-    except BrokenPipeError:
-        # whoever read stdout has gone: that is no failure of the analysis
-        sys.stderr.close()
-        code = 0
     except Exception as error:
         code = _foreign(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # the parser may have made a number of the exception
+        _say("Interrupted: no report was written for the run at hand.")
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _foreign(error: Exception) -> int:
     """Exit code for what is not ours: the parser's own errors, or a bug."""
-    show = getattr(error, "show", None)
-    if callable(show):  # a usage error of the argument parser
-        show()
+    describe = getattr(error, "format_message", None)
+    if callable(describe):  # a usage error of the argument parser
+        _say(*_usage(error, str(describe())))
         return int(getattr(error, "exit_code", 2))
     if type(error).__name__ in ("Exit", "Abort"):
-        return int(getattr(error, "exit_code", 130))
+        return int(getattr(error, "exit_code", INTERRUPTED))
     import traceback
 
     traceback.print_exc()
@@ -70,6 +69,17 @@ def _foreign(error: Exception) -> int:
         "Please report it with the lines above.",
     )
     return 3
+
+
+def _usage(error: Exception, message: str) -> tuple[str, str]:
+    """Word an error of the argument parser as we word our own."""
+    unknown = getattr(error, "option_name", None)
+    if unknown is not None and message.startswith("No such option"):
+        close = list(getattr(error, "possibilities", None) or ())
+        remedy = nearest(unknown, close) if close else "See qanalyze --help."
+        return f"Error: There is no option {unknown!r}.", remedy
+    message = message.replace("Value error, ", "").rstrip(".")
+    return f"Error: {message}.", "See qanalyze --help."
 
 
 def _say(*lines: str) -> None:
@@ -96,13 +106,17 @@ def _list_targets(asked: bool) -> None:
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def analyze(
-    model: Annotated[Path, typer.Argument(help="FP32 (or FP16) ONNX model.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(help="FP32 (or FP16) ONNX model.", show_default=False, metavar="MODEL"),
+    ],
     calib: Annotated[
         str | None,
         typer.Option(
             help="Calibration data: a folder of images, .npy/.npz files or folders, an ONNX "
             "test_data_set folder, or module:function.",
             envvar="QANALYZE_CALIB",
+            metavar="PATH",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -112,20 +126,24 @@ def analyze(
             "--eval",
             help="Other data for the analysis.",
             envvar="QANALYZE_EVAL",
+            metavar="PATH",
             rich_help_panel=INPUT,
         ),
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help="Shape of an input with free axes: NAME=1,3,640,640.", rich_help_panel=INPUT
+            help="Shape of an input with free axes: images=1,3,640,640.",
+            metavar="NAME=DIMS",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     calib_samples: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             help="Calibrate on the first N samples only.",
             envvar="QANALYZE_CALIB_SAMPLES",
+            metavar="N",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -134,64 +152,86 @@ def analyze(
         typer.Option(
             help="Named preparation: zero-one, raw, imagenet, tf, caffe, yolo, yolox, ...",
             envvar="QANALYZE_PRESET",
+            metavar="NAME",
             rich_help_panel=PICTURES,
         ),
     ] = None,
     resize: Annotated[
         str | None,
-        typer.Option(help="stretch, letterbox, crop or none.", rich_help_panel=PICTURES),
+        typer.Option(
+            help="stretch, letterbox, crop or none.", metavar="HOW", rich_help_panel=PICTURES
+        ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="HxW of the input.", rich_help_panel=PICTURES)
+        str | None, typer.Option(help="HxW of the input.", metavar="HxW", rich_help_panel=PICTURES)
     ] = None,
     short_side: Annotated[
         str | None,
-        typer.Option(help="Short side before the centre crop.", rich_help_panel=PICTURES),
+        typer.Option(
+            help="Short side before the centre crop.", metavar="N", rich_help_panel=PICTURES
+        ),
     ] = None,
     pad_value: Annotated[
-        str | None, typer.Option(help="0..255 for letterbox bars.", rich_help_panel=PICTURES)
+        str | None,
+        typer.Option(help="0..255 for letterbox bars.", metavar="N", rich_help_panel=PICTURES),
     ] = None,
     pad_side: Annotated[
-        str | None, typer.Option(help="centre or bottom_right.", rich_help_panel=PICTURES)
+        str | None,
+        typer.Option(help="centre or bottom_right.", metavar="SIDE", rich_help_panel=PICTURES),
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option(help="Factor on the 0..255 pixel, like 1/255.", rich_help_panel=PICTURES),
+        typer.Option(
+            help="Factor on the 0..255 pixel, like 1/255.", metavar="X", rich_help_panel=PICTURES
+        ),
     ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Taken away after scaling: 0.485,0.456,0.406.", rich_help_panel=PICTURES
+            help="Taken away after scaling: 0.485,0.456,0.406.",
+            metavar="X,...",
+            rich_help_panel=PICTURES,
         ),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(help="Divided by after that: 0.229,0.224,0.225.", rich_help_panel=PICTURES),
+        typer.Option(
+            help="Divided by after that: 0.229,0.224,0.225.",
+            metavar="X,...",
+            rich_help_panel=PICTURES,
+        ),
     ] = None,
     channels: Annotated[
-        str | None, typer.Option(help="rgb, bgr, gray or y.", rich_help_panel=PICTURES)
+        str | None,
+        typer.Option(help="rgb, bgr, gray or y.", metavar="ORDER", rich_help_panel=PICTURES),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="nchw or nhwc.", rich_help_panel=PICTURES)
+        str | None, typer.Option(help="nchw or nhwc.", metavar="ORDER", rich_help_panel=PICTURES)
     ] = None,
     antialias: Annotated[
         str | None,
-        typer.Option(help="true (Pillow) or false (OpenCV) shrinking.", rich_help_panel=PICTURES),
+        typer.Option(
+            help="true (Pillow) or false (OpenCV) shrinking.",
+            metavar="BOOL",
+            rich_help_panel=PICTURES,
+        ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
             help="Quantizer to imitate, see --list-targets; several with commas. "
-            "[default: esp32p4]",
+            r"\[default: esp32p4]",
             envvar="QANALYZE_TARGET",
+            metavar="NAME",
             rich_help_panel=TARGET,
         ),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Range observer: minmax, percentile, mse or kl. [default: the target's]",
+            help=r"Range observer: minmax, percentile, mse or kl. \[default: the target's]",
             envvar="QANALYZE_CALIBRATION",
+            metavar="NAME",
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -199,24 +239,27 @@ def analyze(
         str | None,
         typer.Option(
             help="Analyse N samples, every layer on each of them; auto: few for all layers, more "
-            "where the order of the worst is open. [default: auto]",
+            r"where the order of the worst is open. \[default: auto]",
             envvar="QANALYZE_SAMPLES",
+            metavar="N|auto",
             rich_help_panel=MEASURING,
         ),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Isolated errors of computing layers, or all. [default: computing]",
+            help=r"Isolated errors of computing layers, or all. \[default: computing]",
             envvar="QANALYZE_LAYERS",
+            metavar="computing|all",
             rich_help_panel=MEASURING,
         ),
     ] = None,
     threads: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Cores to use. [default: all]",
+            help=r"Cores to use. \[default: all]",
             envvar="QANALYZE_THREADS",
+            metavar="N",
             rich_help_panel=MEASURING,
         ),
     ] = None,
@@ -225,13 +268,15 @@ def analyze(
         typer.Option(
             help="Exit with 1 when the NSR of any output is above this, like 10%.",
             envvar="QANALYZE_MAX_NSR",
+            metavar="SHARE",
             rich_help_panel=GATE,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the reports. [default: reports/MODEL.TARGET]",
+            help=r"Folder for the reports. \[default: reports/MODEL.TARGET]",
+            metavar="DIR",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -315,10 +360,10 @@ def _run(
             "Give --calib a folder of inputs, see qanalyze --help.",
         )
     failed = []
-    for name in names:
-        folder = (out or Path("reports") / f"{model.stem}.{name}") / (
-            name if out is not None and len(names) > 1 else ""
-        )
+    folders = {name: _folder(out, model, name, of_several=len(names) > 1) for name in names}
+    for folder in folders.values():
+        _check_folder(folder)
+    for name, folder in folders.items():
         analysis = run(
             model,
             replace(config, target=name),
@@ -326,7 +371,12 @@ def _run(
             command=shlex.join(["qanalyze", *sys.argv[1:]]),
         )
         paths = write_reports(analysis, folder)
-        _show(analysis, format_, paths["report.html"], show_all=show_all, quiet=quiet)
+        try:
+            _show(analysis, format_, paths["report.html"], show_all=show_all, quiet=quiet)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # whoever read stdout (head, a pager) has gone: that is no failure of the analysis
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # kept open until exit
         if verbose:
             for stage, seconds in analysis.timing.items():
                 _say(f"{stage:<12}{seconds:8.2f} s")
@@ -341,6 +391,27 @@ def _run(
     return 1 if failed else 0
 
 
+def _folder(out: Path | None, model: Path, target: str, *, of_several: bool) -> Path:
+    if out is None:
+        return Path("reports") / f"{model.stem}.{target}"
+    return out / target if of_several else out
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made, before minutes are spent on what goes into it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise StoreError(
+            f"{str(folder)!r} cannot be a folder: {str(existing)!r} is a file.",
+            "Choose another folder with --out.",
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{str(existing)!r} does not let you write into it.",
+            "Choose another folder with --out.",
+        )
+
+
 def _show(analysis: object, format_: Format, report: Path, *, show_all: bool, quiet: bool) -> None:
     from analyzer.records import Analysis
     from analyzer.report.tables import render_csv, render_markdown
@@ -351,7 +422,12 @@ def _show(analysis: object, format_: Format, report: Path, *, show_all: bool, qu
     if format_ is Format.TABLE:
         from rich.console import Console
 
-        render_terminal(analysis, console=Console(), show_all=show_all, quiet=quiet, report=report)
+        console = Console()
+        with console.capture() as shown:  # rich would end the program when a pipe breaks
+            render_terminal(
+                analysis, console=console, show_all=show_all, quiet=quiet, report=report
+            )
+        sys.stdout.write(shown.get())
         return
     render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
     text = render[format_](analysis)

@@ -80,8 +80,18 @@ def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
             raise ConfigError(
                 f"There is no option {key!r}.", nearest(key, [*known, *PREPROCESSING])
             )
-    parsed = {key: _PARSERS.get(key, str)(value) for key, value in merged.items()}
+    parsed = {key: _parse(key, value) for key, value in merged.items()}
     return Config(**parsed, preprocessing=preprocessing)
+
+
+def _parse(key: str, value: object) -> Any:  # Any: each key has a type of its own
+    """Parse one value; an error says which option it belongs to."""
+    if isinstance(value, list | dict) and key not in ("shapes", "target"):
+        raise ConfigError(f"{key} is {value!r}, expected one value.", "Give a text or a number.")
+    try:
+        return _PARSERS.get(key, str)(value)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error.message}", error.remedy) from error
 
 
 def parse_share(text: object) -> float:
@@ -107,7 +117,10 @@ def parse_shapes(texts: object) -> dict[str, tuple[int, ...]]:
         ConfigError: if one has another form or an axis below 1.
     """
     if isinstance(texts, Mapping):
-        texts = [f"{name}={','.join(map(str, dims))}" for name, dims in texts.items()]
+        texts = [
+            f"{name}={dims if isinstance(dims, str) else ','.join(map(str, _list(dims)))}"
+            for name, dims in texts.items()
+        ]
     entries = (
         [texts]
         if isinstance(texts, str)
@@ -134,8 +147,22 @@ def _from_pyproject(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Correct the file.") from error
-    found = table.get("tool", {}).get("qanalyze", {})
+    tool = table.get("tool", {})
+    found = tool.get("qanalyze", {}) if isinstance(tool, dict) else {}
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"tool.qanalyze in {path} is {found!r}, expected a table.",
+            "Write [tool.qanalyze] with one key per line.",
+        )
     return {key.replace("-", "_"): value for key, value in found.items()}
+
+
+def _list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _names(value: object) -> str:
+    return ",".join(map(str, _list(value)))
 
 
 def _count(value: object) -> int:
@@ -144,13 +171,19 @@ def _count(value: object) -> int:
     return int(str(value))
 
 
+def _seed(value: object) -> int:
+    if not re.fullmatch(r"[0-9]+", str(value)):
+        raise ConfigError(f"{str(value)!r} is no seed.", "Expected a whole number from 0 on.")
+    return int(str(value))
+
+
 def _samples(value: object) -> int | None:
     return None if str(value) == "auto" else _count(value)
 
 
-def _choice(name: str, values: tuple[str, ...], value: object) -> str:
+def _choice(values: tuple[str, ...], value: object) -> str:
     if str(value) not in values:
-        raise ConfigError(f"{str(value)!r} is no value of {name}.", nearest(str(value), values))
+        raise ConfigError(f"{str(value)!r} is unknown.", nearest(str(value), values))
     return str(value)
 
 
@@ -158,9 +191,10 @@ _PARSERS: dict[str, Any] = {
     "calib_samples": _count,
     "samples": _samples,
     "threads": _count,
-    "seed": int,
-    "calibration": lambda v: _choice("calibration", get_args(Observer), v),
-    "layers": lambda v: _choice("layers", get_args(Layers), v),
+    "seed": _seed,
+    "target": _names,
+    "calibration": lambda v: _choice(get_args(Observer), v),
+    "layers": lambda v: _choice(get_args(Layers), v),
     "shapes": parse_shapes,
     "max_nsr": parse_share,
 }

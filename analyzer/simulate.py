@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
+from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node, total
 from analyzer.graph.segments import Segment, by_size
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView
@@ -26,7 +27,6 @@ from analyzer.records import Model, Quantizer, QuantPlan, Samples
 SEGMENT_BYTES = 48 << 20
 _QUANTIZED = "q:"
 _LOCAL = "l:"
-_SUMS = "//sums"
 
 
 @dataclass(slots=True)
@@ -45,18 +45,41 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
+class _Measure:
+    """One comparison: where in a segment's outputs its sums stand.
+
+    Attributes:
+        key: tensor (graphwise) or layer (local).
+        power: output with the partial sums of squares of the quantized branch, graphwise only.
+        extremes: outputs with the smallest and largest difference, graphwise only.
+    """
+
+    key: str
+    local: bool
+    noise: str
+    signal: str
+    power: str = ""
+    extremes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     """One compiled segment.
 
     Attributes:
         writes: session output -> name under which later segments read it.
-        measures: what stands in the result vector, four numbers each: (tensor or layer, local).
     """
 
     session: ort.InferenceSession
     reads: tuple[str, ...]
     writes: Mapping[str, str]
-    measures: tuple[tuple[str, bool], ...]
+    measures: tuple[_Measure, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All session outputs, each once."""
+        sums = (n for m in self.measures for n in (m.noise, m.signal, m.power, *m.extremes) if n)
+        return tuple(dict.fromkeys([*self.writes, *sums]))
 
 
 def simulate(
@@ -86,30 +109,42 @@ def simulate(
     )
     last = {t: p for p, part in enumerate(parts) for t in part.reads}
 
-    def one(index: int) -> list[npt.NDArray[np.float64]]:
+    def one(index: int) -> list[dict[str, Any]]:
         values: dict[str, Value] = {}
         for name, array in samples[index].items():
             values[name] = values[_QUANTIZED + name] = to_value(array)
         sums = []
         for position, part in enumerate(parts):
-            wanted = [*part.writes, *([_SUMS] if part.measures else [])]
-            made = run(part.session, wanted, {t: values[t] for t in part.reads})
-            if part.measures:
-                sums.append(made[_SUMS].numpy().astype(np.float64).reshape(-1, 4))
-            values.update((name, made[output]) for output, name in part.writes.items())
+            made = run(part.session, part.outputs, {t: values[t] for t in part.reads})
+            values.update((name, made.pop(output)) for output, name in part.writes.items())
+            sums.append({name: value.numpy() for name, value in made.items()})
             for tensor in [t for t in values if last.get(t, -1) <= position]:
                 del values[tensor]
         return sums
 
-    measures = [m for part in parts for m in part.measures]
     with ThreadPoolExecutor(workers) as pool:
         # results are added in the order of the samples, so that two runs agree to the bit
-        for sums in pool.map(one, range(len(samples))):
-            for (key, local), row in zip(measures, np.concatenate(sums), strict=True):
-                table = result.local if local else result.graphwise
-                table.setdefault(key, ErrorSums()).add(*map(float, row))
+        for found in pool.map(one, range(len(samples))):
+            for part, sums in zip(parts, found, strict=True):
+                for measure in part.measures:
+                    _add(result, measure, sums)
             step(1)
     return result
+
+
+def _add(
+    result: Simulation, measure: _Measure, sums: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    noise, signal = total(sums[measure.noise]), total(sums[measure.signal])
+    if measure.local:
+        result.local.setdefault(measure.key, ErrorSums()).add(noise, signal)
+    else:
+        result.graphwise.setdefault(measure.key, ErrorSums()).add(
+            noise,
+            signal,
+            total(sums[measure.power]),
+            max(abs(float(sums[name])) for name in measure.extremes),
+        )
 
 
 def _compile(model: Model, view: GraphView, plan: QuantPlan) -> list[_Part]:
@@ -138,26 +173,24 @@ def _compile_segment(
 
     plain = emit(builder, segment.nodes, prefix="", outside=plain_input, slots={})
     noisy = emit(builder, segment.nodes, prefix=_QUANTIZED, outside=noisy_input, slots=slots)
-    measures: list[tuple[str, bool]] = []
-    vectors: list[str] = []
+    measures: list[_Measure] = []
 
-    def compare(tensor: str, twin: str) -> None:
+    def compare(key: str, tensor: str, twin: str, *, local: bool) -> None:
         difference = builder.add("Sub", [twin, plain[tensor]], f"{twin}//noise")
-        vectors.extend(
-            [
-                builder.sum_squares(difference, tensor),
-                builder.sum_squares(plain[tensor], tensor),
-                builder.sum_squares(twin, tensor),
-                builder.max_abs(difference),
-            ]
-        )
+        noise = builder.sum_squares(difference, tensor)
+        signal = builder.sum_squares(plain[tensor], tensor)
+        if local:
+            measures.append(_Measure(key, True, noise, signal))
+        else:
+            power = builder.sum_squares(twin, tensor)
+            extremes = builder.extremes(difference)
+            measures.append(_Measure(key, False, noise, signal, power, extremes))
 
     for node in segment.nodes:
         outputs = [t for t in node.output if t and is_float(model, t)]
         for tensor in outputs:
             if tensor in view.outputs or (node.name in layers and tensor == outputs[0]):
-                compare(tensor, noisy[tensor])
-                measures.append((tensor, False))
+                compare(tensor, tensor, noisy[tensor], local=False)
         if outputs and node.name in layers and node.name in slots:
             own = emit(
                 builder,
@@ -166,15 +199,11 @@ def _compile_segment(
                 outside=lambda t: plain.get(t) or plain_input(t),
                 slots=slots,
             )
-            compare(outputs[0], own[outputs[0]])
-            measures.append((node.name, True))
+            compare(node.name, outputs[0], own[outputs[0]], local=True)
     writes = {}
     for tensor in segment.live_out:
         for made, name in ((plain[tensor], tensor), (noisy[tensor], _QUANTIZED + tensor)):
             builder.output(made, tensor)
             writes[made] = name
-    if vectors:
-        builder.add("Concat", vectors, _SUMS, axis=0)
-        builder.output(_SUMS)
     session = open_session(builder.serialize())
     return _Part(session, tuple(builder.inputs), writes, tuple(measures))

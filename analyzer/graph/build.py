@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from analyzer.quant.fake import calibrated, fake_quantize
 from analyzer.records import Model, Quantizer
 
 MS = "com.microsoft"
+_EXACT_SUM = 1 << 16  # elements that a float32 sum takes in with an error below 1e-6
 # grids that QuantizeLinear has a type for
 _GRIDS: dict[tuple[int, int], str] = {
     (-128, 127): "int8",
@@ -35,7 +37,6 @@ class GraphBuilder:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.inputs: dict[str, onnx.ValueInfoProto] = {}
         self.outputs: dict[str, onnx.ValueInfoProto] = {}
-        self._done: set[str] = set()
 
     def input(self, name: str, like: str) -> str:
         """Declare graph input `name` of the type and shape of model tensor `like`."""
@@ -69,31 +70,35 @@ class GraphBuilder:
         return output
 
     def sum_squares(self, x: str, like: str) -> str:
-        """Add the sum of squares of `x`, of the rank of model tensor `like`, as a vector of one.
+        """Add partial sums of squares of `x`, shaped as model tensor `like`.
 
-        The sum runs in float32 in two steps, trailing axes first, so that no step has so many
-        terms that rounding shows.
+        They are declared an output of the graph; `total` of them is the power of `x`.  Sums run
+        in float32 over few enough elements each that rounding stays below 1e-6.
         """
         output = f"{x}//power"
-        if output in self._done:
+        if output in self.outputs:
             return output
-        self._done.add(output)
-        rank = len(self.model.shapes[like])
-        if rank < 2:
-            squares = self.add("Mul", [x, x], f"{x}//squares")
+        shape = self.model.shapes[like]
+        if math.prod(shape) <= _EXACT_SUM:
+            self._reduce("ReduceSumSquare", x, None, output)
         else:
-            axes = list(range(2, rank)) if rank > 2 else [1]
-            squares = self._reduce("ReduceSumSquare", x, axes, f"{x}//squares")
-        return self.flat(self._reduce("ReduceSum", squares, None, f"{x}//sum"), output)
+            # squares are written out because onnxruntime has no fast kernel for partial ones
+            squares = self.add("Mul", [x, x], f"{x}//squares")
+            axis = next(
+                (i for i in range(len(shape)) if math.prod(shape[i:]) <= _EXACT_SUM),
+                len(shape) - 1,
+            )
+            self._reduce("ReduceSum", squares, list(range(axis, len(shape))), output)
+        self.output(output)
+        return output
 
-    def max_abs(self, x: str) -> str:
-        """Add the largest magnitude of `x`, as a vector of one."""
-        magnitude = self.add("Abs", [x], f"{x}//abs")
-        return self.flat(self._reduce("ReduceMax", magnitude, None, f"{x}//max"), f"{x}//top")
-
-    def flat(self, x: str, output: str) -> str:
-        """Add a reshape of `x` to one axis."""
-        return self.add("Reshape", [x, self.constant("//flat", np.array([-1], np.int64))], output)
+    def extremes(self, x: str) -> tuple[str, str]:
+        """Add the smallest and the largest value of `x` as outputs of the graph."""
+        low = self._reduce("ReduceMin", x, None, f"{x}//min")
+        high = self._reduce("ReduceMax", x, None, f"{x}//max")
+        self.output(low)
+        self.output(high)
+        return low, high
 
     def fake_quantize(self, x: str, quantizer: Quantizer, output: str) -> str:
         """Add the fake-quantization of `x` by a calibrated `quantizer`.
@@ -178,6 +183,11 @@ class GraphBuilder:
         return helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
         )
+
+
+def total(partial: npt.NDArray[np.float32]) -> float:
+    """Add partial sums up in float64."""
+    return float(partial.sum(dtype=np.float64))
 
 
 def slots_by_node(quantizers: Iterable[Quantizer]) -> dict[str, list[Quantizer]]:

@@ -21,11 +21,10 @@ from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
 from analyzer.graph.segments import Segment, for_probes
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView, reads
-from analyzer.quant.metrics import nsr_of
+from analyzer.quant.metrics import nsr_of, power
 from analyzer.records import Model, Quantizer
 
 _REFERENCE = "ref:"
-_NOISE = "//noise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +60,13 @@ class _Runner:
     Attributes:
         inputs: tensors read, noisy where the unit reaches them, else plain.
         writes: tensors made here that later segments read -> their name in the session.
-        outputs: graph outputs compared here, in the order of the noise vector.
+        noise: graph output -> session output with its difference from the plain run.
     """
 
     session: ort.InferenceSession
     inputs: tuple[str, ...]
     writes: Mapping[str, str]
-    outputs: tuple[str, ...]
+    noise: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class _Step:
     runner: _Runner
     noisy: frozenset[str]
     keeps: tuple[str, ...]
-    outputs: frozenset[str]
+    outputs: tuple[str, ...]
     drops: tuple[str, ...] = ()
 
 
@@ -112,11 +111,7 @@ class SuffixRuns:
         wanted = [o.name for o in self._plain.get_outputs()]
         read = [i.name for i in self._plain.get_inputs()]
         values.update(run(self._plain, wanted, {t: values[t] for t in read}))
-        power = {}
-        for output in self.outputs:
-            array = values[output].numpy().ravel()
-            power[output] = float(np.einsum("i,i->", array, array, dtype=np.float64))
-        return PlainRun(values, power)
+        return PlainRun(values, {t: power(values[t].numpy()) for t in self.outputs})
 
     def nsr(self, unit: str, plain: PlainRun) -> dict[str, float]:
         """Return the NSR at every float graph output with only `unit` quantized.
@@ -128,13 +123,11 @@ class SuffixRuns:
         for step in self._routes[unit]:
             runner = step.runner
             feeds = {t: noisy[t] if t in step.noisy else plain.values[t] for t in runner.inputs}
-            feeds.update((_REFERENCE + t, plain.values[t]) for t in runner.outputs)
+            feeds.update((_REFERENCE + t, plain.values[t]) for t in runner.noise)
             wanted = [runner.writes[t] for t in step.keeps]
-            made = run(runner.session, [*wanted, *([_NOISE] if runner.outputs else [])], feeds)
-            if runner.outputs:
-                for output, power in zip(runner.outputs, made[_NOISE].numpy(), strict=True):
-                    if output in step.outputs:
-                        noise[output] = float(power)
+            made = run(runner.session, [*wanted, *(runner.noise[t] for t in step.outputs)], feeds)
+            for output in step.outputs:
+                noise[output] = power(made[runner.noise[output]].numpy())
             noisy.update((t, made[runner.writes[t]]) for t in step.keeps)
             for tensor in step.drops:
                 del noisy[tensor]
@@ -161,7 +154,7 @@ class SuffixRuns:
                     runner,
                     noisy,
                     tuple(t for t in runner.writes if t in reached),
-                    frozenset(t for t in runner.outputs if t in reached),
+                    tuple(t for t in runner.noise if t in reached),
                 )
             )
         return _with_lifetimes(steps)
@@ -197,17 +190,14 @@ class SuffixRuns:
         }
         for tensor, name in writes.items():
             builder.output(name, tensor)
-        outputs = [t for t in self.outputs if t in made]
-        powers = []
-        for tensor in outputs:
-            reference = builder.input(_REFERENCE + tensor, tensor)
-            difference = builder.add("Sub", [made[tensor], reference], f"{tensor}//difference")
-            powers.append(builder.sum_squares(difference, tensor))
-        if powers:
-            builder.add("Concat", powers, _NOISE, axis=0)
-            builder.output(_NOISE)
+        noise = {}
+        for tensor in self.outputs:
+            if tensor in made:
+                reference = builder.input(_REFERENCE + tensor, tensor)
+                noise[tensor] = builder.add("Sub", [made[tensor], reference], f"{tensor}//noise")
+                builder.output(noise[tensor], tensor)
         session = open_session(builder.serialize())
-        return _Runner(session, inputs, writes, tuple(outputs))
+        return _Runner(session, inputs, writes, noise)
 
     def _read_later(self, tensor: str, segment: Segment) -> bool:
         inside = {node.name for node in segment.nodes}

@@ -341,7 +341,7 @@ def _simplify(graph: _Graph) -> None:
 
 
 def _align(graph: _Graph) -> None:
-    """Add, Sub, Concat and Resize: inputs, and producers read by nothing else, follow the output."""
+    """Add, Sub, Concat, Resize: inputs, and producers read by nothing else, follow the output."""
     for node, kind in graph.types.items():
         if kind not in _ALIGNED_TO_OUTPUT:
             continue
