@@ -240,11 +240,18 @@ def _bias(
     quantizer: Quantizer,
 ) -> Quantizer:
     """A bias is stored at the scale of the accumulator: weight scale times input scale."""
-    weight = done[quantizer.node, "in1"]
-    source = done.get((quantizer.node, "in0"))
-    if source is None:
-        tensor = view.nodes[quantizer.node].input[0]
-        producer = view.nodes[view.producer[tensor]]
-        source = done[producer.name, f"out{list(producer.output).index(tensor)}"]
+    weight, source = (_read_by(view, done, quantizer.node, slot) for slot in (1, 0))
     scale = calibrated(weight)[0] * calibrated(source)[0]
     return replace(quantizer, scale=scale, zero_point=np.zeros(scale.shape, np.int64))
+
+
+def _read_by(
+    view: GraphView, done: Mapping[tuple[str, str], Quantizer], node: str, slot: int
+) -> Quantizer:
+    """Return the quantizer of what `node` reads at input `slot`: there, or at its producer."""
+    here = done.get((node, f"in{slot}"))
+    if here is not None:
+        return here
+    tensor = view.nodes[node].input[slot]
+    producer = view.nodes[view.producer[tensor]]
+    return done[producer.name, f"out{list(producer.output).index(tensor)}"]

@@ -4,39 +4,30 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from analyzer.assemble import layers, outputs, provenance
 from analyzer.calibrate import calibrate, calibration_phases
 from analyzer.config import Config
 from analyzer.data import Dataset, check_inputs, open_data
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import place
-from analyzer.probe import FIRST_SAMPLES, Isolated, probe, units_of
-from analyzer.quant.metrics import ErrorSums
-from analyzer.records import (
-    Analysis,
-    DataInfo,
-    LayerError,
-    Model,
-    OutputError,
-    Provenance,
-    QuantPlan,
-)
-from analyzer.simulate import Simulation, simulate
+from analyzer.probe import FIRST_SAMPLES, probe, units_of
+from analyzer.records import Analysis, DataInfo, Model, QuantPlan
+from analyzer.simulate import simulate
 from analyzer.targets import get_target
 
 ANALYSIS_SAMPLES = 32  # how many samples are analysed where the user leaves it open
 CHECKED_SAMPLES = 4
+MOST_WORKERS = 8  # each holds the tensors of one sample's segment: memory grows with them
 
 
 class Progress(Protocol):
@@ -77,7 +68,7 @@ def run(
     """
     target = get_target(config.target)
     timing: dict[str, float] = {}
-    workers = config.threads or len(os.sched_getaffinity(0))
+    workers = config.threads or min(_cores(), MOST_WORKERS)
 
     @contextmanager
     def stage(name: str, total: int, unit: str = "sample") -> Iterator[Callable[[int], None]]:
@@ -91,7 +82,7 @@ def run(
         with stage("load", 0, "model"):
             model = load_model(path)
             calibration, analysis = _open(model, config, stack)
-            warnings = _check(model, calibration, analysis)
+            warnings = _check(model, config, calibration, analysis)
             model = bind_shapes(model, calibration.data.shapes, sample=calibration[0])
             graph, plan = place(model, target, observer=config.calibration)
         with stage("calibrate", calibration_phases(plan) * len(calibration), "run") as step:
@@ -108,14 +99,21 @@ def run(
             )
         infos = (calibration.info("calibration"), analysis.info("analysis"))
     return Analysis(
-        provenance=_provenance(model, config, infos, command),
-        outputs=_outputs(graph, simulation, isolated),
-        layers=_layers(graph, plan, simulation, isolated, config),
+        provenance=provenance(model, config, infos, command),
+        outputs=outputs(graph, simulation, isolated),
+        layers=layers(graph, plan, simulation, isolated, config),
         plan=plan,
         timing=timing,
         peak_rss_bytes=peak_rss_bytes(),
         warnings=(*warnings, *model.notes, *plan.notes),
     )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _open(model: Model, config: Config, stack: ExitStack) -> tuple[Chosen, Chosen]:
@@ -151,9 +149,12 @@ def _spread(data: Dataset, wanted: int, name: str) -> Chosen:
     return Chosen(data, tuple(indices.tolist()), f"{wanted} of {len(data)} {name}, evenly spread")
 
 
-def _check(model: Model, calibration: Chosen, analysis: Chosen) -> tuple[str, ...]:
+def _check(model: Model, config: Config, calibration: Chosen, analysis: Chosen) -> tuple[str, ...]:
     """Look at a few samples of each role before anything runs."""
     lines: dict[str, None] = {}
+    if config.samples is not None and config.samples > len(analysis):
+        few = f"--samples asks for {config.samples}, there are {len(analysis)}: all are analysed."
+        lines[few] = None
     for chosen in (calibration, analysis):
         lines.update(dict.fromkeys(chosen.data.warnings))
         some = chosen.indices[:CHECKED_SAMPLES]
@@ -167,110 +168,3 @@ def _check(model: Model, calibration: Chosen, analysis: Chosen) -> tuple[str, ..
 
 def _computing(plan: QuantPlan) -> tuple[str, ...]:
     return tuple(name for name in plan.layers if name in plan.computing)
-
-
-def _outputs(
-    model: Model, simulation: Simulation, isolated: Mapping[str, Isolated]
-) -> tuple[OutputError, ...]:
-    errors = []
-    for output in model.outputs:
-        found = simulation.graphwise.get(output.name)
-        if found is None:
-            continue  # not a float tensor: it carries no noise of its own
-        total = sum(i.by_output.get(output.name, 0.0) for i in isolated.values())
-        errors.append(
-            OutputError(
-                name=output.name,
-                nsr=found.nsr,
-                sqnr_db=found.sqnr_db,
-                cosine=found.cosine,
-                max_abs=found.max_abs,
-                isolated_sum=total if isolated else None,
-                additivity=total / found.nsr if isolated and found.nsr > 0 else None,
-            )
-        )
-    return tuple(errors)
-
-
-def _layers(
-    model: Model,
-    plan: QuantPlan,
-    simulation: Simulation,
-    isolated: Mapping[str, Isolated],
-    config: Config,
-) -> tuple[LayerError, ...]:
-    groups = {q.node: q.group for q in plan.quantizers if q.group and q.active}
-    types = {n.name: model.op_types.get(n.name, n.op_type) for n in model.proto.graph.node}
-    carrying = {q.node for q in plan.quantizers if q.active}
-    rows = []
-    for name in plan.layers:
-        graphwise = simulation.graphwise.get(simulation.layer_tensor[name])
-        local = simulation.local.get(name)
-        alone = isolated.get(name)
-        rows.append(
-            LayerError(
-                name=name,
-                op_type=types[name],
-                source_nodes=tuple(model.source_nodes.get(name, (name,))),
-                computing=name in plan.computing,
-                macs=model.macs.get(name),
-                precision=plan.precision[name],
-                graphwise_nsr=graphwise.nsr if graphwise else None,
-                graphwise_cosine=graphwise.cosine if graphwise else None,
-                graphwise_sqnr_db=graphwise.sqnr_db if graphwise else None,
-                graphwise_max_abs=graphwise.max_abs if graphwise else None,
-                local_nsr=_local(local, name in carrying),
-                isolated_nsr=alone.nsr if alone else None,
-                isolated_ci=alone.interval if alone else None,
-                isolated_samples=alone.samples if alone else 0,
-                isolated_by_output=alone.by_output if alone else {},
-                group=groups.get(name),
-                status=_status(name in carrying, alone, plan, name, config),
-            )
-        )
-    return tuple(rows)
-
-
-def _local(local: ErrorSums | None, carrying: bool) -> float | None:
-    return local.nsr if local else None if carrying else 0.0
-
-
-def _status(
-    carrying: bool, alone: Isolated | None, plan: QuantPlan, name: str, config: Config
-) -> str:
-    if alone is not None:
-        return "ok"
-    if not carrying:
-        return "carries no quantizer of its own: it passes on the scale of its neighbours"
-    if config.layers == "computing" and name not in plan.computing:
-        return "isolated error not measured: not a computing layer, see --layers all"
-    return "isolated error not measured"
-
-
-def _provenance(
-    model: Model, config: Config, infos: Sequence[DataInfo], command: str
-) -> Provenance:
-    from analyzer import __version__
-
-    settings = asdict(replace(config, shapes=dict(config.shapes)))
-    settings["shapes"] = {name: list(dims) for name, dims in config.shapes.items()}
-    return Provenance(
-        tool_version=__version__,
-        command=command,
-        model={
-            "name": model.path.name,
-            "sha256": model.sha256,
-            "nodes": len(model.proto.graph.node),
-            "parameters": model.parameters,
-            "macs": sum(model.macs.values()),
-            "opset": model.opset,
-        },
-        target=config.target,
-        data=tuple(infos),
-        seed=config.seed,
-        config=settings,
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "onnx", "onnxruntime")},
-        },
-    )

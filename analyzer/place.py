@@ -26,7 +26,7 @@ def place(
     if not plan.layers:
         kinds = sorted({node.op_type for node in prepared.proto.graph.node})
         raise TargetError(
-            f"Target {target.name!r} quantizes none of the {len(kinds)} op types of this model: "
+            f"Target {target.name!r} quantizes no layer of this model, whose op types are "
             f"{', '.join(kinds[:12])}.",
             "Choose another target, see --list-targets.",
         )

@@ -27,9 +27,14 @@ def calibrated(
 
 
 def broadcast(values: npt.NDArray[Any], axis: int | None, rank: int) -> npt.NDArray[Any]:
-    """Shape per-channel `values` so that they broadcast along `axis` of a rank-`rank` array."""
-    if axis is None or values.size == 1:
+    """Shape per-channel `values` so that they broadcast along `axis` of a rank-`rank` array.
+
+    A scalar (a Gemm bias may be one) takes on one value per channel.
+    """
+    if values.size == 1:
         return values.reshape(())
+    if axis is None or rank == 0:
+        return values.reshape(-1)
     shape = [1] * rank
     shape[axis] = values.size
     return values.reshape(shape)

@@ -47,7 +47,11 @@ def intervals(rows: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
         (one sample in all rows), or where the mean is not finite; (0, 0) for an all-zero row.
     """
     spreads = {name: _log_variance(values) for name, values in rows.items()}
-    known = [v for v in spreads.values() if v is not None]
+    known = [
+        variance / _median_share(len(rows[name]) - 1)
+        for name, variance in spreads.items()
+        if variance is not None
+    ]
     if not known:
         return dict.fromkeys(rows)
     common = float(np.median(known))
@@ -95,6 +99,15 @@ def _log_variance(values: Sequence[float]) -> float | None:
     return float(np.var(_logs(finite), ddof=1))
 
 
+def _median_share(degrees: int) -> float:
+    """Return the median of a chi-squared variable over its mean (Wilson and Hilferty).
+
+    Variances of two samples are mostly far below the truth and now and then far above it: their
+    plain median would be less than half of it.
+    """
+    return (1 - 2 / (9 * degrees)) ** 3
+
+
 def _residual_variance(rows: Mapping[str, Sequence[float]]) -> float:
     """Variance of log NSR left when every row and every sample has its own mean."""
     shared = min(len(values) for values in rows.values())
@@ -103,4 +116,5 @@ def _residual_variance(rows: Mapping[str, Sequence[float]]) -> float:
         return 1.0
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
     # the median is not carried away by a few rows that behave unlike all others
-    return float(np.median(np.sum(rest**2, axis=1)) / (shared - 1))
+    typical = float(np.median(np.sum(rest**2, axis=1))) / _median_share(shared - 1)
+    return typical / (shared - 1)

@@ -72,11 +72,11 @@ class ErrorSums:
         self.nsr_sum += nsr_of(noise, signal)
         # y . y_q follows from the three sums of squares
         norm = math.sqrt(signal) * math.sqrt(quantized)
-        if norm > 0:
+        if norm == 0:
+            self.cosine_sum += 1.0 if noise == 0 else 0.0
+        else:
             cosine = (signal + quantized - noise) / (2 * norm)
             self.cosine_sum += min(1.0, max(-1.0, cosine)) if math.isfinite(cosine) else cosine
-        else:
-            self.cosine_sum += 1.0 if noise == 0 else 0.0
         self.max_abs = max_abs if math.isnan(max_abs) else max(self.max_abs, max_abs)
 
     @property

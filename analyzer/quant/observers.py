@@ -217,8 +217,9 @@ def magnitude_counts(x: F32, amax: np.float32, bins: int) -> npt.NDArray[np.int6
     top = np.float32(bins + 1)
     for start in range(0, flat.size, CHUNK):
         index = np.abs(flat[start : start + CHUNK])
-        index *= np.float32(bins)
-        index /= amax
+        with np.errstate(over="ignore"):  # what overflows is the largest value: the last bin
+            index *= np.float32(bins)
+            index /= amax
         np.fmin(index, top, out=index)
         counts += np.bincount(index.astype(np.intp), minlength=bins + 2)
     inside = int(np.count_nonzero(np.abs(flat) <= amax)) if counts[bins + 1] else flat.size

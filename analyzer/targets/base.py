@@ -19,6 +19,11 @@ COMPUTING = frozenset(
 )
 
 
+def last_axis(model: Model, tensor: str) -> int:
+    """Return the last axis of a bias, which runs over output channels (a Gemm's may be 2-D)."""
+    return max(len(model.shapes[tensor]) - 1, 0)
+
+
 class Target(Protocol):
     """One quantizer's rules.
 

@@ -19,7 +19,7 @@ from analyzer.graph.build import is_float
 from analyzer.graph.fuse import fuse_swish
 from analyzer.graph.view import GraphView
 from analyzer.records import Model, Observer, Quantizer, QuantPlan, Role, Rounding
-from analyzer.targets.base import F64, I64
+from analyzer.targets.base import F64, I64, last_axis
 
 QUANTIZED = frozenset(
     """
@@ -198,7 +198,7 @@ class EspDl:
                 elif kind in _BIASED and slot == "in2":
                     config.state = "BIAS"
                     config.bits = self.bias_bits
-                    config.axis = 0 if self.per_channel else None
+                    config.axis = last_axis(graph.model, tensor) if self.per_channel else None
                 elif kind in _BIASED and slot == "in1" and self.per_channel and config.constant:
                     config.per_channel = True
                     config.axis = _weight_axis(node)

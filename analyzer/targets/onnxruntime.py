@@ -17,7 +17,7 @@ from onnx import helper
 from analyzer.graph.build import is_float
 from analyzer.graph.view import GraphView
 from analyzer.records import Model, Observer, Quantizer, QuantPlan, Role
-from analyzer.targets.base import COMPUTING, F64, I64
+from analyzer.targets.base import COMPUTING, F64, I64, last_axis
 
 # Keys of QLinearOpsRegistry and QDQRegistry: the default `op_types_to_quantize`.
 QUANTIZED = frozenset(
@@ -268,7 +268,9 @@ def _slots(marks: _Marks, observer: Observer) -> tuple[Quantizer, ...]:
         node = view.nodes[name]
         if weight in marks.tensors and source in marks.tensors and is_float(marks.model, tensor):
             slot = f"in{list(node.input).index(tensor, 2)}"
-            found[name, slot] = _bias(name, slot, tensor, marks.tensors[weight].axis is not None)
+            per_channel = marks.tensors[weight].axis is not None
+            axis = last_axis(marks.model, tensor) if per_channel else None
+            found[name, slot] = _bias(name, slot, tensor, axis)
     order = {name: i for i, name in enumerate(view.nodes)}
     return tuple(sorted(found.values(), key=lambda q: (order[q.node], q.slot)))
 
@@ -304,14 +306,14 @@ def _quantizer(
     )
 
 
-def _bias(name: str, slot: str, tensor: str, per_channel: bool) -> Quantizer:
+def _bias(name: str, slot: str, tensor: str, axis: int | None) -> Quantizer:
     return Quantizer(
         node=name,
         slot=slot,
         tensor=tensor,
         role="bias",
         bits=32,
-        axis=0 if per_channel else None,
+        axis=axis,
         qmin=-(2**31),
         qmax=2**31 - 1,
     )
