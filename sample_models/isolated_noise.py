@@ -65,7 +65,8 @@ def power_of_two_scale(largest: np.ndarray) -> np.ndarray:
 def quantized_tensors(model: onnx.ModelProto) -> dict[str, str]:
     """Return node name -> the activation tensor it quantizes.
 
-    Convolutions followed by one Relu or Clip quantize behind it; shape-only nodes have no row.
+    A convolution followed by one Relu or Clip is fused with it: the row is that of the Relu or
+    Clip. Nodes that only move values have no row.
     """
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -73,13 +74,12 @@ def quantized_tensors(model: onnx.ModelProto) -> dict[str, str]:
             consumers.setdefault(name, []).append(node)
     rows = {}
     for node in model.graph.node:
-        if node.op_type in ("Constant", "Reshape", "Flatten", "Transpose", "Split", *FUSED):
+        if node.op_type in ("Constant", "Reshape", "Flatten", "Transpose", "Split"):
             continue
-        tensor = node.output[0]
-        following = consumers.get(tensor, [])
+        following = consumers.get(node.output[0], [])
         if node.op_type == "Conv" and len(following) == 1 and following[0].op_type in FUSED:
-            tensor = following[0].output[0]
-        rows[node.name] = tensor
+            continue
+        rows[node.name] = node.output[0]
     return rows
 
 

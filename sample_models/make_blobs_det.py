@@ -31,7 +31,8 @@ CLASSES = 10
 SCENES = 8000
 EPOCHS = 14
 BATCH = 32
-BASE_SIDE = 16  # pixels; a box side is (2 * sigmoid)^2 of it, so at most 64
+LARGEST_SIDE = 64  # pixels; a box side is sigmoid^2 of it
+REACH = 3.0  # strides; a box centre lies at most half of it from the centre of its cell
 
 
 class Conv(nn.Module):
@@ -165,8 +166,9 @@ class BlobsDet(nn.Module):
         self.head8 = Head(32)
         self.head16 = Head(32)
         centres, strides = anchors()
-        self.register_buffer("centres", torch.from_numpy(centres.T[None].copy()))
-        self.register_buffer("strides", torch.from_numpy(strides[None, None]))
+        reach = torch.from_numpy(strides[None, None]) * REACH
+        self.register_buffer("reach", reach)
+        self.register_buffer("low", torch.from_numpy(centres.T[None].copy()) - reach / 2)
 
     def raw(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return raw boxes (N, 4, 80) and class logits (N, 10, 80) of all anchors."""
@@ -178,10 +180,14 @@ class BlobsDet(nn.Module):
         return torch.cat([box8, box16], dim=2), torch.cat([logits8, logits16], dim=2)
 
     def boxes(self, raw: torch.Tensor) -> torch.Tensor:
-        """Decode centre x, centre y, width, height in pixels, (N, 4, 80)."""
-        part = torch.sigmoid(raw) * 2
-        xy = (part[:, :2] - 1) * self.strides * 1.5 + self.centres
-        return torch.cat([xy, part[:, 2:] ** 2 * BASE_SIDE], dim=1)
+        """Decode centre x, centre y, width, height in pixels, (N, 4, 80).
+
+        Every sum has at least the range of what it adds, so a quantizer that gives the inputs of
+        an Add the scale of its output clips nothing.
+        """
+        part = torch.sigmoid(raw)
+        xy = part[:, :2] * self.reach + self.low
+        return torch.cat([xy, part[:, 2:] ** 2 * LARGEST_SIDE], dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return boxes and scores on one output, (N, 14, 80)."""

@@ -3,12 +3,13 @@
 
 Each fault becomes `<name>_<fault>.onnx` with its ground truth `<name>_<fault>.json`:
 
-* outlier_channel: one output channel times K, the reader's matching input weights divided by K.
+* outlier_channel: one output channel times K, the reader's matching weights divided by K.
 * concat_ranges: one branch of a Concat times K, the reader's matching weights divided by K.
 * dead_channel: one more output channel with zero weights and a bias of K times the range of the
-  others; its reader is a 1x1 convolution without padding and subtracts the constant in its bias.
+  others; its reader gives it zero weights.
 
-Scaling is exact in FP32, because K is a power of two and only a ReLU, if anything, lies between.
+A depthwise reader with one weight scale per channel loses nothing by the division. Scaling is
+exact in FP32, because K is a power of two and only a ReLU, if anything, lies between.
 Run with onnx, onnxruntime, numpy and pillow: `python sample_models/plant_faults.py`.
 """
 
@@ -22,7 +23,6 @@ from isolated_noise import (
     SAMPLES,
     activation_noise,
     calibration,
-    quantized_tensors,
     run,
     weight_noise,
     with_outputs,
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a fault goes: the convolution changed, the convolution that undoes it."""
+    """Where a fault goes: the convolution changed, the convolution that reads it."""
 
     model: str
     fault: str
@@ -45,12 +45,12 @@ class Spot:
 
 
 SPOTS = [
-    Spot("digits_dw", "outlier_channel", "/mix/project/conv/Conv", "/expand/conv/Conv", 128),
+    Spot("digits_dw", "outlier_channel", "/pw1/conv/Conv", "/dw2/conv/Conv", 128),
     Spot(
         "digits_dw",
         "concat_ranges",
         "/mix/dw5/conv/Conv",
-        "/mix/project/conv/Conv",
+        "/mix/dw/conv/Conv",
         64,
         concat="/mix/Concat",
     ),
@@ -86,13 +86,28 @@ class Editor:
         weight = self._weights[self.nodes[node].input[slot]]
         weight.CopyFrom(numpy_helper.from_array(value.astype(np.float32), weight.name))
 
-    def feeding_convs(self, concat: str) -> list[str]:
-        """Return the convolutions whose output, or its activation, enters the Concat."""
-        makers = [self.makers[name] for name in self.nodes[concat].input]
-        convs = [
-            maker if maker.op_type == "Conv" else self.makers[maker.input[0]] for maker in makers
-        ]
-        return [conv.name for conv in convs]
+    def depthwise(self, node: str) -> bool:
+        """Say whether a convolution reads each channel by itself."""
+        groups = [item.i for item in self.nodes[node].attribute if item.name == "group"]
+        return groups > [1]
+
+    def source(self, tensor: str) -> list[str]:
+        """Return the convolution that computes a tensor, after the Relu behind it if any."""
+        maker = self.makers[tensor]
+        return [maker.name] + ([] if maker.op_type == "Conv" else self.source(maker.input[0]))
+
+    def feeding(self, concat: str) -> list[list[str]]:
+        """Return the sources of the branches that enter a Concat."""
+        return [self.source(name) for name in self.nodes[concat].input]
+
+
+def planted_tensor(edit: Editor, spot: Spot) -> str:
+    """Return the tensor whose quantizer the fault spoils: behind the Concat or the Relu."""
+    if spot.concat:
+        return edit.nodes[spot.concat].output[0]
+    output = edit.nodes[spot.producer].output[0]
+    relu = [node for node in edit.nodes.values() if node.input[:1] == [output]]
+    return relu[0].output[0] if relu[0].op_type == "Relu" else output
 
 
 def scale_channels(edit: Editor, spot: Spot, channels: np.ndarray, offset: int) -> None:
@@ -109,14 +124,18 @@ def scale_channels(edit: Editor, spot: Spot, channels: np.ndarray, offset: int) 
         value[channels] *= spot.factor
         edit.write(spot.producer, slot, value)
     weight = edit.read(spot.reader, 1)
-    weight[:, offset + channels] /= spot.factor
+    if edit.depthwise(spot.reader):
+        weight[offset + channels] /= spot.factor
+    else:
+        weight[:, offset + channels] /= spot.factor
     edit.write(spot.reader, 1, weight)
 
 
 def plant_outlier(edit: Editor, spot: Spot) -> np.ndarray:
     """Scale the channel with the largest weights relative to those that read it; return it."""
     written = (edit.read(spot.producer, 1) ** 2).sum((1, 2, 3))
-    read = (edit.read(spot.reader, 1) ** 2).sum((0, 2, 3))
+    kernel = edit.read(spot.reader, 1)
+    read = (kernel**2).sum((1 if edit.depthwise(spot.reader) else 0, 2, 3))
     channels = np.array([np.argmax(written / read)])
     scale_channels(edit, spot, channels, 0)
     return channels
@@ -124,7 +143,7 @@ def plant_outlier(edit: Editor, spot: Spot) -> np.ndarray:
 
 def plant_concat(edit: Editor, spot: Spot) -> np.ndarray:
     """Scale the producer's whole branch; return its channels, counted behind the Concat."""
-    convs = edit.feeding_convs(spot.concat)
+    convs = [branch[-1] for branch in edit.feeding(spot.concat)]
     widths = [len(edit.read(conv, 2)) for conv in convs]
     place = convs.index(spot.producer)
     channels = np.arange(widths[place])
@@ -133,23 +152,16 @@ def plant_concat(edit: Editor, spot: Spot) -> np.ndarray:
 
 
 def plant_dead(edit: Editor, spot: Spot) -> np.ndarray:
-    """Append a constant channel and take its effect out of the reader's bias; return it."""
-    tensor = quantized_tensors(edit.model)[spot.producer]
+    """Append a constant channel that nothing reads; return it."""
+    tensor = planted_tensor(edit, spot)
     samples = calibration(spot.model)
     largest = np.abs(run(with_outputs(edit.model, [tensor]), samples, [tensor])[0]).max()
-    constant = spot.factor * 2.0 ** np.round(np.log2(largest))
-
-    weight = edit.read(spot.producer, 1)
+    weight, bias = edit.read(spot.producer, 1), edit.read(spot.producer, 2)
     edit.write(spot.producer, 1, np.concatenate([weight, np.zeros_like(weight[:1])]))
-    edit.write(spot.producer, 2, np.append(edit.read(spot.producer, 2), constant))
+    edit.write(spot.producer, 2, np.append(bias, spot.factor * largest))
 
     weight = edit.read(spot.reader, 1)
-    # A power of two inside each row's range: exact in FP32, and on every power-of-two INT8 grid.
-    column = np.sign(weight[:, :1]) * 2.0 ** np.floor(
-        np.log2(np.abs(weight).max(1, keepdims=True) / 2)
-    )
-    edit.write(spot.reader, 1, np.concatenate([weight, column], axis=1))
-    edit.write(spot.reader, 2, edit.read(spot.reader, 2) - constant * column[:, 0, 0, 0])
+    edit.write(spot.reader, 1, np.concatenate([weight, np.zeros_like(weight[:, :1])], axis=1))
     return np.array([weight.shape[1]])
 
 
@@ -160,18 +172,18 @@ PLANT = {
 }
 
 
-def evidence(model: onnx.ModelProto, layer: str, samples: np.ndarray) -> dict[str, object]:
-    """Return the planted layer's isolated activation noise and the largest of the others."""
+def evidence(model: onnx.ModelProto, layers: list[str], samples: np.ndarray) -> dict[str, object]:
+    """Return the isolated activation noise of the first layer and the largest outside `layers`."""
     noise = activation_noise(model, samples)
-    others = {node: value for node, value in noise.items() if node != layer}
+    others = {node: value for node, value in noise.items() if node not in layers}
     runner_up = max(others, key=others.__getitem__)
     weights = weight_noise(model, samples)
     worst_weight = max(weights, key=weights.__getitem__)
     return {
-        "nsr": float(f"{noise[layer]:.3g}"),
+        "nsr": float(f"{noise[layers[0]]:.3g}"),
         "next_layer": runner_up,
         "next_nsr": float(f"{others[runner_up]:.3g}"),
-        "ratio": float(f"{noise[layer] / others[runner_up]:.3g}"),
+        "ratio": float(f"{noise[layers[0]] / others[runner_up]:.3g}"),
         "worst_weight_layer": worst_weight,
         "worst_weight_nsr": float(f"{weights[worst_weight]:.3g}"),
     }
@@ -190,17 +202,19 @@ def main() -> None:
         samples = calibration(spot.model)
         clean = run(onnx.load(HERE / f"{spot.model}.onnx"), samples)[0]
         difference = np.abs(run(edit.model, samples)[0] - clean).max() / np.abs(clean).max()
-        layer = spot.concat or spot.producer
-        convs = edit.feeding_convs(spot.concat) if spot.concat else []
+        tensor = planted_tensor(edit, spot)
+        branches = edit.feeding(spot.concat) if spot.concat else [edit.source(tensor)]
+        layers = [spot.concat] if spot.concat else []
+        layers += [node for branch in branches for node in branch]
         truth = {
             "fault": spot.fault,
-            "layers": [layer, *convs],
-            "tensor": quantized_tensors(edit.model)[layer],
+            "layers": layers,
+            "tensor": tensor,
             "channels": channels.tolist(),
             "clean": f"{spot.model}.onnx",
             "factor": spot.factor,
             "reader": spot.reader,
-            "isolated": evidence(edit.model, layer, samples[:SAMPLES]),
+            "isolated": evidence(edit.model, layers, samples[:SAMPLES]),
         }
         path.with_suffix(".json").write_text(json.dumps(truth, indent=1) + "\n")
         print(f"{path.stem}: FP32 differs by {difference:.1e} of the largest value,", truth)

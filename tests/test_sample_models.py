@@ -12,6 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from analyzer.config import resolve
+from analyzer.pipeline import run as analyze
+
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 TWINS = sorted(path.stem for path in SAMPLES.glob("*.json"))
 MODELS = sorted(path.name for path in SAMPLES.glob("*.onnx"))
@@ -82,11 +85,25 @@ def test_planted_tensor_has_lost_its_range(twin: str):
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_ground_truth_names_nodes_of_the_graph(twin: str):
-    """Every layer of the ground truth is a node of the faulty file, and the first is worst."""
+    """Every layer of the ground truth is a node of the faulty file; the first makes the tensor."""
     truth = truth_of(twin)
-    nodes = {node.name for node in onnx.load(SAMPLES / f"{twin}.onnx").graph.node}
-    assert {*truth["layers"], truth["reader"], truth["isolated"]["next_layer"]} <= nodes
-    assert truth["isolated"]["ratio"] >= 3
+    nodes = {node.name: node for node in onnx.load(SAMPLES / f"{twin}.onnx").graph.node}
+    assert {*truth["layers"], truth["reader"], truth["isolated"]["next_layer"]} <= {*nodes}
+    assert list(nodes[truth["layers"][0]].output) == [truth["tensor"]]
+    assert truth["isolated"]["ratio"] >= 50
+
+
+@pytest.mark.parametrize("target", ["esp32p4", "onnxruntime"])
+@pytest.mark.parametrize("twin", TWINS)
+def test_planted_layer_ranks_first(twin: str, target: str):
+    """The worst isolated row is a planted layer, at least twice as bad as any other layer."""
+    truth = truth_of(twin)
+    calib = str(SAMPLES / Path(truth["clean"]).stem)
+    config = resolve({"calib": calib, "target": target, "layers": "all", "samples": 8})
+    rows = {row.name: row.isolated_nsr for row in analyze(SAMPLES / f"{twin}.onnx", config).layers}
+    planted = max(rows[name] or 0 for name in truth["layers"] if name in rows)
+    others = max(nsr or 0 for name, nsr in rows.items() if name not in truth["layers"])
+    assert planted >= 2 * others
 
 
 def test_digits_dw_is_accurate_in_fp32():
