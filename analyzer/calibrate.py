@@ -79,7 +79,8 @@ def calibrate(
             else Range(*quantizer.fixed_range, "minmax", *quantizer.fixed_range)
         )
         done[quantizer.key] = _scaled(target, quantizer, found)
-    return replace(plan, quantizers=tuple(_resolved(plan, view, done)))
+    _resolve(plan, view, target, done)
+    return replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
 
 
 def calibration_phases(plan: QuantPlan) -> int:
@@ -204,7 +205,7 @@ def _compile(
             t for t in builder.inputs if t in observed and t in view.inputs and t not in known
         ]
         session = open_session(builder.serialize())
-        parts.append(_Part(segment, session, tuple(builder.inputs), tuple(made), (*made, *given)))
+        parts.append(_Part(segment, session, tuple(builder.inputs), tuple(made), (*given, *made)))
     return parts
 
 
@@ -216,33 +217,35 @@ def _not_a_number(tensor: str, index: int) -> DataError:
 
 
 def _scaled(target: Target, quantizer: Quantizer, found: Range) -> Quantizer:
-    scale, zero = target.scale(quantizer, np.array([found.lo]), np.array([found.hi]), found.kind)
+    lo, hi = found.lo, found.hi
+    if not quantizer.symmetric:
+        # a threshold on magnitudes must not spend levels on a side where no value lies
+        lo, hi = max(lo, min(found.seen_lo, 0.0)), min(hi, max(found.seen_hi, 0.0))
+    scale, zero = target.scale(quantizer, np.array([lo]), np.array([hi]), found.kind)
     return replace(quantizer, scale=scale, zero_point=zero)
 
 
-def _resolved(
-    plan: QuantPlan, view: GraphView, done: dict[tuple[str, str], Quantizer]
-) -> Iterator[Quantizer]:
-    """Yield the plan's quantizers in order: followers take their root's scale, biases theirs."""
+def _resolve(
+    plan: QuantPlan, view: GraphView, target: Target, done: dict[tuple[str, str], Quantizer]
+) -> None:
+    """Complete `done`: followers take their root's scale, biases that of the accumulator."""
     for quantizer in plan.quantizers:
         if quantizer.follows is not None:
             root = done[quantizer.follows]
             done[quantizer.key] = replace(quantizer, scale=root.scale, zero_point=root.zero_point)
     for quantizer in plan.quantizers:
-        if quantizer.role == "bias" and quantizer.follows is None:
-            done[quantizer.key] = _bias(view, done, quantizer)
-        yield done[quantizer.key]
-
-
-def _bias(
-    view: GraphView,
-    done: Mapping[tuple[str, str], Quantizer],
-    quantizer: Quantizer,
-) -> Quantizer:
-    """A bias is stored at the scale of the accumulator: weight scale times input scale."""
-    weight, source = (_read_by(view, done, quantizer.node, slot) for slot in (1, 0))
-    scale = calibrated(weight)[0] * calibrated(source)[0]
-    return replace(quantizer, scale=scale, zero_point=np.zeros(scale.shape, np.int64))
+        if quantizer.role != "bias" or quantizer.follows is not None:
+            continue
+        weight, source = (_read_by(view, done, quantizer.node, slot) for slot in (1, 0))
+        input_scale = calibrated(source)[0]
+        scale = calibrated(weight)[0]
+        if weight.role == "weight":
+            bias = view.array(quantizer.tensor).astype(np.float64).ravel()
+            scale = target.weight_scale(quantizer, scale, input_scale, bias)
+            done[weight.key] = replace(weight, scale=scale)
+        scale = scale * input_scale
+        zero = np.zeros(scale.shape, np.int64)
+        done[quantizer.key] = replace(quantizer, scale=scale, zero_point=zero)
 
 
 def _read_by(

@@ -376,7 +376,7 @@ def _run(
             sys.stdout.flush()
         except BrokenPipeError:
             # whoever read stdout (head, a pager) has gone: that is no failure of the analysis
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # kept open until exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if verbose:
             for stage, seconds in analysis.timing.items():
                 _say(f"{stage:<12}{seconds:8.2f} s")

@@ -18,7 +18,10 @@ from analyzer.graph.suffix import PlainRun, SuffixRuns, Unit
 from analyzer.quant.intervals import intervals, unsettled
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 
+# All layers see at least two samples, and as many as fit into two seconds of one core by the
+# machine model (never by the clock: results must not depend on how busy the machine is).
 FIRST_SAMPLES = 2
+FIRST_SECONDS = 2.0
 MOST_SAMPLES = 16
 TOP = 10
 
@@ -64,8 +67,9 @@ def probe(
         model: the graph that the units' quantizers belong to.
         units: calibrated.
         samples: the analysis data, one run each.
-        every_sample: True for exact means over all samples; False to start with two and add
-            more only for layers whose order among the ten worst is open.
+        every_sample: True for exact means over all samples; False to start with few (two, if
+            the model is large) and add more only for layers whose order among the ten worst is
+            open.
         workers: threads that run units side by side.
         step: told the number of probes finished since the last call.
 
@@ -74,8 +78,8 @@ def probe(
     """
     if not units:
         return {}
-    first = len(samples) if every_sample else min(FIRST_SAMPLES, len(samples))
-    runs = SuffixRuns(model, units, samples=first)
+    runs = SuffixRuns(model, units, samples=len(samples) if every_sample else FIRST_SAMPLES)
+    first = len(samples) if every_sample else _first_samples(runs, len(samples))
     seen: dict[str, list[dict[str, float]]] = {unit.name: [] for unit in units}
     with ThreadPoolExecutor(workers) as pool:
         _probe_all(runs, pool, list(seen), samples, range(first), seen, step)
@@ -94,6 +98,11 @@ def probe(
             _probe_all(runs, pool, names, samples, more, seen, step)
             done = more.stop
     return _summary(seen)
+
+
+def _first_samples(runs: SuffixRuns, available: int) -> int:
+    affordable = int(FIRST_SECONDS / max(runs.seconds, 1e-9))
+    return min(max(FIRST_SAMPLES, affordable), available)
 
 
 def _probe_all(

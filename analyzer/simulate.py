@@ -143,7 +143,7 @@ def _add(
             noise,
             signal,
             total(sums[measure.power]),
-            max(abs(float(sums[name])) for name in measure.extremes),
+            float(np.max(np.abs([sums[name] for name in measure.extremes]))),
         )
 
 

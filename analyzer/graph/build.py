@@ -104,7 +104,8 @@ class GraphBuilder:
         """Add the fake-quantization of `x` by a calibrated `quantizer`.
 
         Half-even grids of up to 16 bits are a com.microsoft QuantizeLinear/DequantizeLinear pair
-        (any opset, equal to numpy to the bit); half-up ones are written out in float32.
+        (any opset, equal to numpy to the bit, but that NaN becomes the lowest level, as on the
+        device); half-up ones are written out in float32.
         """
         grid = _GRIDS.get((quantizer.qmin, quantizer.qmax))
         if quantizer.rounding == "half_even" and grid is not None:

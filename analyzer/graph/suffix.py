@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
-from analyzer.graph.segments import Segment, for_probes
+from analyzer.graph.segments import Segment, for_probes, node_seconds
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView, reads
 from analyzer.quant.metrics import nsr_of, power
@@ -61,12 +61,14 @@ class _Runner:
         inputs: tensors read, noisy where the unit reaches them, else plain.
         writes: tensors made here that later segments read -> their name in the session.
         noise: graph output -> session output with its difference from the plain run.
+        seconds: estimated time of one run on one core.
     """
 
     session: ort.InferenceSession
     inputs: tuple[str, ...]
     writes: Mapping[str, str]
     noise: Mapping[str, str]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ class SuffixRuns:
         self._whole: dict[int, _Runner] = {}
         self._routes = {unit.name: self._route(unit) for unit in units}
         self._plain = self._compile_plain()
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of all units on one sample and one core."""
+        return sum(step.runner.seconds for route in self._routes.values() for step in route)
 
     def plain(self, sample: Mapping[str, npt.NDArray[np.generic]]) -> PlainRun:
         """Run one sample in FP32 and keep what suffix runs need."""
@@ -197,7 +204,8 @@ class SuffixRuns:
                 noise[tensor] = builder.add("Sub", [made[tensor], reference], f"{tensor}//noise")
                 builder.output(noise[tensor], tensor)
         session = open_session(builder.serialize())
-        return _Runner(session, inputs, writes, noise)
+        seconds = sum(node_seconds(self.model, node) for node in nodes)
+        return _Runner(session, inputs, writes, noise, seconds)
 
     def _read_later(self, tensor: str, segment: Segment) -> bool:
         inside = {node.name for node in segment.nodes}

@@ -75,3 +75,13 @@ class Target(Protocol):
             hi: as `lo`.
             kind: the observer that found the range.
         """
+
+    def weight_scale(self, bias: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
+        """Return the weight's scale once its layer's bias is known.
+
+        Args:
+            bias: quantizer of the bias; its own scale will be weight scale times input scale.
+            scale: of the weight, one value or one per channel.
+            input_scale: of the layer's input.
+            values: the bias, flattened.
+        """

@@ -184,6 +184,10 @@ class EspDl:
             exponent = np.ceil(np.log2(np.maximum(step, _SMALLEST_SCALE)))
         return np.exp2(exponent), np.zeros(exponent.shape, np.int64)
 
+    def weight_scale(self, bias: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
+        """Return `scale`: a bias too large for its bits saturates."""
+        return scale
+
     def _configure(self, graph: _Graph, node: onnx.NodeProto) -> None:
         """Give every slot its first state (2.2 of the reference: FP32, INITIAL or bias)."""
         kind = graph.types[node.name]

@@ -44,6 +44,7 @@ _PASS_THROUGH = frozenset(
     ]
 )
 _SINCE = {"Resize": 11, "MaxPool": 12}
+_BIAS_MARGIN = 1.0001
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -140,6 +141,21 @@ class OnnxRuntime:
         else:
             zero = np.where(silent, 0.0, np.rint(quantizer.qmin - lo / step))
         return step.astype(np.float32).astype(np.float64), zero.astype(np.int64)
+
+    def weight_scale(self, bias: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
+        """Widen weight scales until the bias fits 32 bits.
+
+        `_adjust_weight_scale_for_int32_bias` of `qdq_quantizer.py`: per channel where the weight
+        is, else for the largest bias.
+        """
+        largest = np.abs(values) if scale.size > 1 else np.abs(values).max(keepdims=True)
+        if largest.size not in (1, scale.size):
+            return scale
+        smallest = _BIAS_MARGIN * 2 * largest / (2**32 - 2)
+        product = scale * input_scale
+        narrow = (product > 0) & (product < smallest)
+        widened = scale * np.where(narrow, smallest / np.where(product > 0, product, 1.0), 1.0)
+        return np.asarray(widened.astype(np.float32).astype(np.float64))
 
 
 ONNXRUNTIME = OnnxRuntime()
