@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: exit codes, what goes to stdout and what to stderr, and the files it writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import analyzer
+from analyzer import cli, pipeline
+
+ROOT = Path(analyzer.__file__).parents[1]
+TINY = """<ir_version: 8, opset_import: ["": 13]>
+tiny (float[N, 3, 8, 8] x) => (float[N, 4] y) {
+    c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)
+    r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm(f, v)
+}"""
+WRITTEN = {"report.html", "analysis.json", "layers.csv"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path) -> Path:
+    """Every test runs in a folder with a model, its data, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("QANALYZE_") or name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name)
+    model = onnx.parser.parse_model(TINY)
+    rng = np.random.default_rng(1)
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (4, 4))):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    onnx.save(model, "tiny.onnx")
+    np.save("good.npy", rng.random((4, 3, 8, 8), dtype=np.float32))
+    return tmp_path
+
+
+@pytest.fixture
+def qanalyze(monkeypatch, capsys):
+    """Run the command in this process, with the model and its data unless told otherwise."""
+
+    def run(*arguments: str, base: tuple[str, ...] = ("tiny.onnx", "--calib", "good.npy")) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["qanalyze", *base, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Ran(ended.value.code, out, err)
+
+    return run
+
+
+def start(*arguments: str, **environment: str) -> Ran:
+    """Run the command as a process of its own, its output going into pipes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "analyzer", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def files(folder: str) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_default_run(qanalyze):
+    """Exit 0: worst layers and verdict on stdout, stages on stderr, three files below reports/."""
+    ran = qanalyze()
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("tiny.onnx")
+    assert "esp32p4" in lines[0]
+    assert lines[-2].startswith("Output y: NSR ")
+    assert lines[-1] == f"Report   {Path('reports/tiny.esp32p4/report.html')}"
+    stages = [line.split(":")[0] for line in ran.err.splitlines()]
+    assert stages == ["load", "calibrate", "simulate", "probe"]
+    assert files("reports/tiny.esp32p4") == WRITTEN
+
+
+def test_piped_process():
+    """A process with piped output prints plain rows, one line each, however narrow the window."""
+    ran = start("tiny.onnx", "--calib", "good.npy", "--all", COLUMNS="20")
+    assert ran.code == 0
+    assert "\x1b" not in ran.out + ran.err
+    header = next(line for line in ran.out.splitlines() if line.startswith("layer"))
+    assert header.split()[:3] == ["layer", "op", "isolated"]
+    assert "graphwise" in header
+    assert sum("Conv" in line.split()[1:2] for line in ran.out.splitlines()) == 1
+
+
+def test_narrow_terminal_drops_columns():
+    """On a terminal of 40 columns no row of the tables is longer than the window."""
+    ran = start("tiny.onnx", "--calib", "good.npy", COLUMNS="40", FORCE_COLOR="1", NO_COLOR="1")
+    assert ran.code == 0
+    table = ran.out.split("\n\n")[1].splitlines()
+    plain = [line.replace("\x1b[2m", "").replace("\x1b[0m", "") for line in table]
+    assert plain[0].split() == ["layer", "isolated", "graphwise"]
+    assert max(map(len, plain)) <= 40
+
+
+def test_no_color():
+    """NO_COLOR takes the colours out of what a terminal would show."""
+    colours = ("\x1b[31m", "\x1b[33m")
+    shown = {
+        no_color: start(
+            "tiny.onnx", "--calib", "good.npy", FORCE_COLOR="1", NO_COLOR=no_color, COLUMNS="120"
+        ).out
+        for no_color in ("", "1")
+    }
+    assert not any(colour in shown["1"] for colour in colours)
+    assert "\x1b[1m" in shown[""]
+
+
+def test_reader_of_the_pipe_goes_away():
+    """`qanalyze ... | head` is no failed gate: the exit code stays 0."""
+    for format_ in ("table", "csv"):
+        command = [sys.executable, "-m", "analyzer", "tiny.onnx", "--calib", "good.npy"]
+        process = subprocess.Popen(
+            [*command, "--format", format_, "--all"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdout.close()
+        err = process.stderr.read()
+        process.stderr.close()
+        assert (process.wait(60), b"Traceback" in err) == (0, False)
+
+
+@pytest.mark.parametrize("format_", ["table", "json", "csv", "markdown"])
+def test_formats(qanalyze, format_):
+    """stdout carries the result and nothing else, in each format."""
+    ran = qanalyze("--format", format_)
+    assert ran.code == 0
+    assert ran.out.endswith("\n")
+    if format_ == "json":
+        assert ran.out == Path("reports/tiny.esp32p4/analysis.json").read_text(encoding="utf-8")
+        assert json.loads(ran.out)["outputs"][0]["name"] == "y"
+    elif format_ == "csv":
+        rows = list(csv.DictReader(io.StringIO(ran.out)))
+        assert [row["op_type"] for row in rows].count("Conv") == 1
+    elif format_ == "markdown":
+        assert "| layer" in ran.out
+    if format_ != "table":
+        assert ran.err.splitlines()[-1].startswith("Report   ")
+
+
+def test_several_targets(qanalyze):
+    """Each target gets a folder of its own, below --out where that is given."""
+    assert qanalyze("--target", "esp32p4,onnxruntime").code == 0
+    assert files("reports") == {"tiny.esp32p4", "tiny.onnxruntime"}
+    assert qanalyze("--target", "esp32p4,onnxruntime,esp32p4", "--out", "both").code == 0
+    assert files("both") == {"esp32p4", "onnxruntime"}
+    assert files("both/onnxruntime") == WRITTEN
+    assert qanalyze("--target", "onnxruntime", "--out", "one").code == 0
+    assert files("one") == WRITTEN
+
+
+def test_gate_fails(qanalyze):
+    """Exit 1 above --max-nsr, with one line that says why; the reports are there all the same."""
+    ran = qanalyze("--max-nsr", "0.0001%")
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("Gate failed: output 'y'")
+    assert "esp32p4" in last
+    assert files("reports/tiny.esp32p4") == WRITTEN
+
+
+def test_gate_fails_for_one_of_two_targets(qanalyze):
+    """One target above the limit is enough, and the other is still analysed."""
+    ran = qanalyze("--target", "onnxruntime,esp32p4", "--max-nsr", "0", "--format", "csv")
+    assert ran.code == 1
+    assert len([line for line in ran.err.splitlines() if line.startswith("Gate failed")]) == 2
+
+
+def test_gate_holds(qanalyze):
+    """Exit 0 where every output is below --max-nsr, given as a percentage or as a ratio."""
+    assert qanalyze("--max-nsr", "99%").code == 0
+    assert qanalyze("--max-nsr", "0.99").code == 0
+
+
+def test_not_a_number_fails_the_gate(qanalyze, monkeypatch):
+    """An NSR that is no number is not below any limit."""
+    analysis = None
+
+    def run(*arguments, **options):
+        nonlocal analysis
+        from dataclasses import replace
+
+        analysis = pipeline_run(*arguments, **options)
+        return replace(analysis, outputs=(replace(analysis.outputs[0], nsr=float("nan")),))
+
+    pipeline_run = pipeline.run
+    monkeypatch.setattr(pipeline, "run", run)
+    assert qanalyze("--max-nsr", "50%").code == 1
+
+
+def test_internal_error(qanalyze, monkeypatch):
+    """Exit 3 for a bug of ours: the traceback and a request to report it."""
+
+    def run(*arguments, **options):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(pipeline, "run", run)
+    ran = qanalyze()
+    assert ran.code == 3
+    assert "RuntimeError: surprise" in ran.err
+    assert f"bug in qanalyze {analyzer.__version__}" in ran.err
+    assert "report it" in ran.err.splitlines()[-1]
+    assert ran.out == ""
+
+
+def test_interrupted(qanalyze, monkeypatch):
+    """Exit 130 on Ctrl-C, without a traceback."""
+
+    def run(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", run)
+    ran = qanalyze()
+    assert ran.code == 130
+    assert ran.err.strip() == "Interrupted: no report was written for the run at hand."
+    assert not Path("reports").exists()
+
+
+def test_quiet(qanalyze):
+    """-q prints the verdict and nothing else."""
+    ran = qanalyze("-q")
+    assert len(ran.out.splitlines()) == 1
+    assert ran.out.startswith("Output y: NSR ")
+    assert ran.err == ""
+
+
+def test_verbose(qanalyze):
+    """-v adds the time of every stage and the peak of memory to stderr."""
+    err = qanalyze("-v").err
+    for stage in ("load", "calibrate", "simulate", "probe"):
+        assert any(line.startswith(f"{stage}  ") for line in err.splitlines())
+    assert "peak memory" in err
+
+
+def test_all_prints_every_layer(qanalyze):
+    """--all prints as many rows as the CSV has."""
+    rows = len(Path(csv_of(qanalyze)).read_text(encoding="utf-8").splitlines()) - 1
+    table = qanalyze("--all").out.split("\n\n")[1].splitlines()
+    assert len(table) == rows + 1
+
+
+def csv_of(qanalyze) -> str:
+    assert qanalyze("-q").code == 0
+    return "reports/tiny.esp32p4/layers.csv"
+
+
+def test_layers_all(qanalyze):
+    """--layers all gives layers that only pass values on an isolated error too."""
+
+    def measured(*arguments: str) -> set[str]:
+        rows = json.loads(qanalyze("--format", "json", *arguments).out)["layers"]
+        return {row["op_type"] for row in rows if row["isolated_nsr"] is not None}
+
+    assert measured() == {"Conv", "Gemm"}
+    assert measured("--layers", "all") > {"Conv", "Gemm"}
+
+
+def test_configuration_file_and_environment(qanalyze, monkeypatch):
+    """A flag beats QANALYZE_*, which beats [tool.qanalyze], which beats the default."""
+
+    def target(*arguments: str) -> str:
+        ran = qanalyze("--format", "json", *arguments)
+        return json.loads(ran.out)["provenance"]["target"]
+
+    Path("pyproject.toml").write_text('[tool.qanalyze]\ntarget = ["onnxruntime"]\n')
+    assert target() == "onnxruntime"
+    monkeypatch.setenv("QANALYZE_TARGET", "esp32p4")
+    assert target() == "esp32p4"
+    assert target("--target", "onnxruntime") == "onnxruntime"
+
+
+def test_configuration_file_alone(qanalyze):
+    """[tool.qanalyze] may hold everything, written with dashes or underscores."""
+    Path("pyproject.toml").write_text(
+        '[tool.qanalyze]\ncalib = "good.npy"\nmax-nsr = "0%"\nsamples = 2\n'
+        "shapes = { x = [2, 3, 8, 8] }\n"
+    )
+    assert qanalyze(base=("tiny.onnx",)).code == 1
+
+
+def test_version(qanalyze):
+    """--version needs no model."""
+    assert qanalyze("--version", base=()) == Ran(0, f"qanalyze {analyzer.__version__}\n", "")
+
+
+def test_list_targets(qanalyze):
+    """--list-targets names every target with one line each."""
+    ran = qanalyze("--list-targets", base=())
+    assert ran.code == 0
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["esp32p4", "onnxruntime"]
+
+
+def test_help(qanalyze):
+    """--help explains the options with their defaults, and shows no markup that got lost."""
+    ran = qanalyze("--help", base=())
+    assert ran.code == 0
+    for word in ("--calib", "--target", "--max-nsr", "MODEL", "[default: esp32p4]"):
+        assert word in ran.out
+
+
+def test_help_imports_nothing_heavy():
+    """Printing the help loads none of the libraries that take long to import."""
+    code = (
+        "import sys; sys.argv = ['qanalyze', '--help']\n"
+        "from analyzer.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "heavy = {'onnx', 'onnxruntime', 'pandas', 'matplotlib', 'PIL', 'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")

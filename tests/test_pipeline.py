@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole flow as a function: what an `Analysis` of a small model holds."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from analyzer.config import Config
+from analyzer.errors import QAnalyzeError
+from analyzer.pipeline import ANALYSIS_SAMPLES, run
+
+DENSE = """<ir_version: 8, opset_import: ["": 13]>
+dense (float[N, 16] x) => (float[N, 8] y) { y = MatMul(x, w) }"""
+DEEP = """<ir_version: 8, opset_import: ["": 13]>
+deep (float[N, 16] x) => (float[N, 8] y, float[N, 8] z) {
+    h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) z = Sigmoid(y)
+}"""
+TARGETS = ("esp32p4", "onnxruntime")
+RNG = np.random.default_rng(5)
+WEIGHTS = {
+    "v": RNG.standard_normal((16, 16)).astype(np.float32),
+    "w": RNG.standard_normal((16, 8)).astype(np.float32),
+}
+DATA = RNG.standard_normal((40, 16)).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write a model of ONNX text with the weights it names."""
+
+    def write(text: str) -> Path:
+        proto = onnx.parser.parse_model(text)
+        used = {name for node in proto.graph.node for name in node.input}
+        for name in used & WEIGHTS.keys():
+            proto.graph.initializer.append(numpy_helper.from_array(WEIGHTS[name], name))
+        path = tmp_path / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    np.save(tmp_path / "data.npy", DATA)
+    return Config(calib=str(tmp_path / "data.npy"), threads=1)
+
+
+def fake_quantize(values: np.ndarray, quantizer) -> np.ndarray:
+    """Round to a quantizer's grid in float64, by the definition."""
+    shape = [1] * values.ndim
+    if quantizer.axis is not None:
+        shape[quantizer.axis] = -1
+    scale = np.asarray(quantizer.scale, np.float64).reshape(shape)
+    zero = np.asarray(quantizer.zero_point, np.float64).reshape(shape)
+    steps = np.clip(np.rint(values / scale) + zero, quantizer.qmin, quantizer.qmax)
+    return (steps - zero) * scale
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_layer_by_hand(model, config, target):
+    """The NSR of a single MatMul is what numpy finds with the plan's scales."""
+    analysis = run(model(DENSE), replace(config, target=target, samples=40))
+    grids = {q.slot: q for q in analysis.plan.quantizers if q.active}
+    x, w = DATA.astype(np.float64), WEIGHTS["w"].astype(np.float64)
+    plain = x @ w
+    # a slot without a quantizer of its own stays as it is
+    quantized = [fake_quantize(v, grids[s]) if s in grids else v
+                 for s, v in (("in0", x), ("in1", w))]  # fmt: skip
+    y = quantized[0] @ quantized[1]
+    y = fake_quantize(y, grids["out0"]) if "out0" in grids else y
+    expected = np.mean(((y - plain) ** 2).sum(1) / (plain**2).sum(1))
+    assert analysis.outputs[0].nsr == pytest.approx(expected, rel=1e-3)
+    assert analysis.outputs[0].sqnr_db == pytest.approx(-10 * np.log10(expected), abs=0.01)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_layer_adds_up(model, config, target):
+    """With one layer all three errors are the same number, and additivity is 1."""
+    analysis = run(model(DENSE), replace(config, target=target, samples=40, layers="all"))
+    (layer,) = analysis.layers
+    (output,) = analysis.outputs
+    assert layer.isolated_nsr == pytest.approx(output.nsr, rel=1e-5)
+    assert layer.graphwise_nsr == pytest.approx(output.nsr, rel=1e-5)
+    assert layer.local_nsr == pytest.approx(output.nsr, rel=1e-5)
+    assert output.additivity == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_sums_of_the_balance(model, config, target):
+    """Isolated errors are means over the outputs; their sum over the layers is booked at each."""
+    analysis = run(model(DEEP), replace(config, target=target, layers="all"))
+    assert [output.name for output in analysis.outputs] == ["y", "z"]
+    measured = [row for row in analysis.layers if row.isolated_nsr is not None]
+    for row in measured:
+        assert row.isolated_nsr == pytest.approx(np.mean(list(row.isolated_by_output.values())))
+    for output in analysis.outputs:
+        total = sum(row.isolated_by_output[output.name] for row in measured)
+        assert output.isolated_sum == pytest.approx(total)
+        assert output.additivity == pytest.approx(total / output.nsr)
+
+
+def test_noise_below_an_output_does_not_count_there(model, config):
+    """The Sigmoid after output y adds nothing to y."""
+    analysis = run(model(DEEP), replace(config, target="onnxruntime", layers="all"))
+    (sigmoid,) = (row for row in analysis.layers if row.op_type == "Sigmoid")
+    assert sigmoid.isolated_by_output["y"] == 0
+    assert sigmoid.isolated_by_output["z"] > 0
+
+
+def test_provenance(model, config):
+    """Model, data, configuration and versions are all on record."""
+    path = model(DEEP)
+    found = run(path, replace(config, samples=8), command="qanalyze model.onnx").provenance
+    assert found.command == "qanalyze model.onnx"
+    assert found.target == "esp32p4"
+    assert found.model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.model["parameters"], found.model["macs"]) == (16 * 16 + 16 * 8,) * 2
+    assert [(d.role, d.count, d.available) for d in found.data] == [
+        ("calibration", 40, 40),
+        ("analysis", 8, 40),
+    ]
+    assert found.config["samples"] == 8
+    assert found.versions["onnxruntime"] == onnxruntime.__version__
+
+
+def test_how_many_samples_are_analysed(model, config):
+    """Left open, 32 of 40 samples are analysed, spread evenly; asked for more, all of them."""
+    path = model(DENSE)
+    counts = {}
+    for samples in (None, 100):
+        info = run(path, replace(config, samples=samples)).provenance.data[1]
+        counts[samples] = (info.count, "evenly" in info.selection)
+    assert counts == {None: (ANALYSIS_SAMPLES, True), 100: (40, False)}
+
+
+def test_left_open_every_layer_sees_two_samples_or_more(model, config):
+    """Few samples where the order is clear, never more than are analysed; an interval each."""
+    rows = [row for row in run(model(DEEP), config).layers if row.isolated_nsr is not None]
+    assert all(2 <= row.isolated_samples <= ANALYSIS_SAMPLES for row in rows)
+    assert all(row.isolated_ci[0] <= row.isolated_nsr <= row.isolated_ci[1] for row in rows)
+
+
+def test_threads_change_nothing(model, config):
+    """One thread and two give the same numbers."""
+    path = model(DEEP)
+    one, two = (run(path, replace(config, threads=threads)) for threads in (1, 2))
+    assert one.layers == two.layers
+    assert one.outputs == two.outputs
+
+
+def test_layers_that_were_not_measured_say_so(model, config):
+    """Without --layers all a Sigmoid has no isolated error, and its status tells why."""
+    analysis = run(model(DEEP), config)
+    (sigmoid,) = (row for row in analysis.layers if row.op_type == "Sigmoid")
+    assert sigmoid.isolated_nsr is None
+    assert "--layers all" in sigmoid.status
+    assert {row.status for row in analysis.layers if row.computing} == {"ok"}
+
+
+def test_stages_are_shown_in_order(model, config):
+    """Progress and timing know the same four stages."""
+    seen: list[tuple[str, int]] = []
+
+    class Watch:
+        @contextmanager
+        def stage(self, name: str, total: int, unit: str = "sample"):
+            done = 0
+
+            def step(n: int) -> None:
+                nonlocal done
+                done += n
+
+            yield step
+            seen.append((name, done))
+
+    analysis = run(model(DEEP), replace(config, samples=3), progress=Watch())
+    assert [name for name, _ in seen] == ["load", "calibrate", "simulate", "probe"]
+    assert list(analysis.timing) == ["load", "calibrate", "simulate", "probe"]
+    assert dict(seen)["simulate"] == 3
+    assert dict(seen)["probe"] == 3 * sum(row.computing for row in analysis.layers)
+    assert analysis.peak_rss_bytes > 1_000_000
+
+
+def test_every_problem_of_the_user_is_one_kind_of_error(model, config, tmp_path):
+    """A missing model, missing data and an unknown target raise the same base class."""
+    path = model(DENSE)
+    for wrong in (
+        lambda: run(tmp_path / "none.onnx", config),
+        lambda: run(path, replace(config, calib=str(tmp_path / "none.npy"))),
+        lambda: run(path, replace(config, target="none")),
+    ):
+        with pytest.raises(QAnalyzeError) as caught:
+            wrong()
+        assert caught.value.message
+        assert caught.value.remedy
