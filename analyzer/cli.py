@@ -13,12 +13,15 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from analyzer import __version__
 from analyzer.errors import ConfigError, QAnalyzeError, StoreError, nearest
+
+if TYPE_CHECKING:
+    from analyzer.records import Analysis
 
 INPUT, PICTURES, TARGET = "Input", "Preparing pictures", "Target"
 MEASURING, GATE, OUTPUT, INFO = "Measuring", "Gate", "Output", "Info"
@@ -343,17 +346,14 @@ def _run(
 ) -> int:
     from dataclasses import replace
 
-    from analyzer.config import resolve
+    from analyzer.config import check_environment, resolve
     from analyzer.pipeline import run
     from analyzer.report.files import write_reports
     from analyzer.report.progress import Progress
-    from analyzer.targets import target_names
 
+    check_environment(os.environ)
     config = resolve(given)
-    names = list(dict.fromkeys(name.strip() for name in config.target.split(",")))
-    for name in names:
-        if name not in target_names():
-            raise ConfigError(f"There is no target {name!r}.", nearest(name, target_names()))
+    names = _targets(config.target, format_)
     if not config.calib:
         raise ConfigError(
             "There is no calibration data.",
@@ -370,13 +370,8 @@ def _run(
             progress=Progress(quiet=quiet),
             command=shlex.join(["qanalyze", *sys.argv[1:]]),
         )
-        paths = write_reports(analysis, folder)
-        try:
-            _show(analysis, format_, paths["report.html"], show_all=show_all, quiet=quiet)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # whoever read stdout (head, a pager) has gone: that is no failure of the analysis
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        report = write_reports(analysis, folder)["report.html"]
+        _show(analysis, format_, report, show_all=show_all, quiet=quiet)
         if verbose:
             for stage, seconds in analysis.timing.items():
                 _say(f"{stage:<12}{seconds:8.2f} s")
@@ -389,6 +384,22 @@ def _run(
             )
     _say(*failed)
     return 1 if failed else 0
+
+
+def _targets(given: str, format_: Format) -> list[str]:
+    """Split and check the value of --target."""
+    from analyzer.targets import target_names
+
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    for name in names:
+        if name not in target_names():
+            raise ConfigError(f"There is no target {name!r}.", nearest(name, target_names()))
+    if len(names) > 1 and format_ is not Format.TABLE:
+        raise ConfigError(
+            f"--format {format_} writes one analysis, and there are {len(names)} targets.",
+            "Give one target, or read the files in the folder of each.",
+        )
+    return names
 
 
 def _folder(out: Path | None, model: Path, target: str, *, of_several: bool) -> Path:
@@ -412,24 +423,54 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _show(analysis: object, format_: Format, report: Path, *, show_all: bool, quiet: bool) -> None:
-    from analyzer.records import Analysis
+def _show(
+    analysis: Analysis, format_: Format, report: Path, *, show_all: bool, quiet: bool
+) -> None:
+    """Write the result to stdout."""
     from analyzer.report.tables import render_csv, render_markdown
-    from analyzer.report.terminal import render_terminal
     from analyzer.store import to_json
 
-    assert isinstance(analysis, Analysis)
     if format_ is Format.TABLE:
-        from rich.console import Console
+        text = _table(analysis, report, show_all=show_all, quiet=quiet)
+    else:
+        render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
+        text = render[format_](analysis)
+        _say(f"Report   {report}")
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever read stdout (head, a pager) has gone: that is no failure of the analysis
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-        console = Console()
-        with console.capture() as shown:  # rich would end the program when a pipe breaks
-            render_terminal(
-                analysis, console=console, show_all=show_all, quiet=quiet, report=report
-            )
-        sys.stdout.write(shown.get())
-        return
-    render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
-    text = render[format_](analysis)
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    _say(f"Report   {report}")
+
+def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> str:
+    from rich.console import Console
+
+    from analyzer.report.terminal import render_terminal
+
+    console = Console()
+    with console.capture() as shown:  # rich would end the program when a pipe breaks
+        render_terminal(
+            analysis,
+            console=console,
+            show_all=show_all,
+            quiet=quiet,
+            report=report,
+            next_command=_next_command(analysis),
+        )
+    return shown.get()
+
+
+def _next_command(analysis: Analysis) -> str | None:
+    """Suggest to look at all layers where those that compute do not explain the noise."""
+    from analyzer.report.tables import ADDITIVE
+
+    additivity = analysis.worst_output.additivity
+    if (
+        additivity is None
+        or additivity >= ADDITIVE[0]
+        or analysis.provenance.config.get("layers") != "computing"
+    ):
+        return None
+    return f"{analysis.provenance.command} --layers all"

@@ -26,6 +26,14 @@ PREPROCESSING = (
 )  # fmt: skip
 
 
+ENVIRONMENT = frozenset(
+    f"QANALYZE_{name}"
+    for name in (
+        "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION SAMPLES LAYERS THREADS MAX_NSR".split()
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A resolved configuration.
@@ -82,6 +90,17 @@ def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
             )
     parsed = {key: _parse(key, value) for key, value in merged.items()}
     return Config(**parsed, preprocessing=preprocessing)
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Refuse QANALYZE_* variables that mean nothing: a misspelt one would be ignored.
+
+    Raises:
+        ConfigError: naming the variable and the nearest known one.
+    """
+    for name in environment:
+        if name.startswith("QANALYZE_") and name not in ENVIRONMENT:
+            raise ConfigError(f"There is no variable {name!r}.", nearest(name, ENVIRONMENT))
 
 
 def _parse(key: str, value: object) -> Any:  # Any: each key has a type of its own

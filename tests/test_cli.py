@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -189,9 +190,34 @@ def test_gate_fails(qanalyze):
 
 def test_gate_fails_for_one_of_two_targets(qanalyze):
     """One target above the limit is enough, and the other is still analysed."""
-    ran = qanalyze("--target", "onnxruntime,esp32p4", "--max-nsr", "0", "--format", "csv")
+    ran = qanalyze("--target", "onnxruntime,esp32p4", "--max-nsr", "0")
     assert ran.code == 1
     assert len([line for line in ran.err.splitlines() if line.startswith("Gate failed")]) == 2
+
+
+def test_several_targets_have_no_single_document(qanalyze):
+    """JSON of two targets in one stream could not be parsed: it is refused before the run."""
+    ran = qanalyze("--target", "onnxruntime,esp32p4", "--format", "json")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("Error: --format json writes one analysis, and there are 2 targets.")
+
+
+def test_unknown_variable(qanalyze, monkeypatch):
+    """A misspelt environment variable is an error with the nearest known name."""
+    monkeypatch.setenv("QANALYZE_SAMPELS", "4")
+    ran = qanalyze()
+    assert ran.code == 2
+    assert "There is no variable 'QANALYZE_SAMPELS'." in ran.err
+    assert "Did you mean 'QANALYZE_SAMPLES'?" in ran.err
+
+
+def test_points_to_all_layers(qanalyze):
+    """Where computing layers explain little of the noise, all layers are suggested next."""
+    ran = qanalyze()
+    suggested = [line for line in ran.out.splitlines() if line.startswith("Next")]
+    worst = re.search(r"additivity ([0-9.]+)", ran.out)
+    assert bool(suggested) == (float(worst[1]) < 0.5)
+    assert all(line.endswith("--layers all") for line in suggested)
 
 
 def test_gate_holds(qanalyze):

@@ -340,6 +340,17 @@ def _ultralytics(metadata: Mapping[str, str]) -> Preprocess:
     return Preprocess(resize="crop", short_side=int(side) if side.isdigit() else 224)
 
 
+def check_settings(preset: str | None, overrides: Mapping[str, object]) -> None:
+    """Refuse an unknown preset, field or value.
+
+    Raises:
+        ConfigError: naming it and what was expected.
+    """
+    if preset is not None:
+        _preset(preset)
+    _parse_fields(overrides, where="the command line")
+
+
 def _preset(name: object) -> Preprocess:
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"Unknown preprocessing preset {name!r}.", nearest(str(name), PRESETS))

@@ -16,7 +16,7 @@ from analyzer.data.dataset import CACHE_BYTES, Dataset
 from analyzer.data.fitting import Shape
 from analyzer.data.generators import StreamSource
 from analyzer.data.images import ImageSource
-from analyzer.data.preprocess import TOML_NAME, resolve
+from analyzer.data.preprocess import TOML_NAME, check_settings, resolve
 from analyzer.errors import ConfigError, DataError
 from analyzer.records import TensorSpec
 
@@ -177,6 +177,8 @@ def _images(path: Path, inputs: tuple[TensorSpec, ...]) -> list[Path]:
 
 
 def _ignored(preset: str | None, overrides: Mapping[str, object]) -> list[str]:
+    """Say which settings do nothing here; wrong ones are errors all the same."""
+    check_settings(preset, overrides)
     given = [name for name, value in overrides.items() if value is not None]
     if preset is not None:
         given.insert(0, "preset")

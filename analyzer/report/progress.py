@@ -55,7 +55,7 @@ class Progress:
             with self._lock:
                 done += n
                 if self._bars is not None and task is not None:
-                    self._bars.advance(task, n)
+                    self._bars.update(task, advance=n, total=max(total, done) or None)
 
         try:
             yield step

@@ -14,11 +14,11 @@ import pytest
 from analyzer.records import Analysis
 from analyzer.report.files import write_reports
 
-CHROMIUM = os.environ.get("QANALYZE_CHROMIUM") or shutil.which("chromium")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium in PATH or QANALYZE_CHROMIUM"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium in PATH or CHROMIUM"),
 ]
 
 
