@@ -20,7 +20,7 @@ from analyzer.data import Dataset, check_inputs, open_data
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import place
-from analyzer.probe import FIRST_SAMPLES, probe, units_of
+from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, probe, units_of
 from analyzer.records import Analysis, DataInfo, Model, QuantPlan
 from analyzer.simulate import simulate
 from analyzer.targets import get_target
@@ -95,7 +95,13 @@ def run(
         expected = len(units) * (len(analysis) if exact else min(FIRST_SAMPLES, len(analysis)))
         with stage("probe", expected, "probe") as step:
             isolated = probe(
-                graph, units, analysis, every_sample=exact, workers=workers, step=step
+                graph,
+                units,
+                analysis,
+                every_sample=exact,
+                order=None if exact else simulation.order(MOST_SAMPLES),
+                workers=workers,
+                step=step,
             )
         infos = (calibration.info("calibration"), analysis.info("analysis"))
     return Analysis(

@@ -18,9 +18,9 @@ from analyzer.graph.suffix import PlainRun, SuffixRuns, Unit
 from analyzer.quant.intervals import intervals, unsettled
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 
-# All layers see at least two samples, and as many as fit into two seconds of one core by the
+# All layers see at least three samples, and as many as fit into two seconds of one core by the
 # machine model (never by the clock: results must not depend on how busy the machine is).
-FIRST_SAMPLES = 2
+FIRST_SAMPLES = 3
 FIRST_SECONDS = 2.0
 MOST_SAMPLES = 16
 TOP = 10
@@ -58,6 +58,7 @@ def probe(
     samples: Samples,
     *,
     every_sample: bool,
+    order: Sequence[int] | None = None,
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Isolated]:
@@ -67,9 +68,10 @@ def probe(
         model: the graph that the units' quantizers belong to.
         units: calibrated.
         samples: the analysis data, one run each.
-        every_sample: True for exact means over all samples; False to start with few (two, if
+        every_sample: True for exact means over all samples; False to start with few (three, if
             the model is large) and add more only for layers whose order among the ten worst is
             open.
+        order: which samples to look at first; None: as they come.
         workers: threads that run units side by side.
         step: told the number of probes finished since the last call.
 
@@ -81,22 +83,23 @@ def probe(
     runs = SuffixRuns(model, units, samples=len(samples) if every_sample else FIRST_SAMPLES)
     first = len(samples) if every_sample else _first_samples(runs, len(samples))
     seen: dict[str, list[dict[str, float]]] = {unit.name: [] for unit in units}
+    visits = list(order) if order else list(range(len(samples)))
     with ThreadPoolExecutor(workers) as pool:
-        _probe_all(runs, pool, list(seen), samples, range(first), seen, step)
+        _probe_all(runs, pool, list(seen), samples, visits[:first], seen, step)
         done = first
         while not every_sample and done < min(MOST_SAMPLES, len(samples)):
             rows = {name: [_mean(r) for r in found] for name, found in seen.items()}
             names = sorted(unsettled(rows, top=TOP), key=list(seen).index)
             if not names:
                 break
-            more = range(done, min(2 * done, MOST_SAMPLES, len(samples)))
+            more = min(2 * done, MOST_SAMPLES, len(samples))
             # a layer that was settled before must catch up: means are over the first n samples
-            for index in range(first, more.start):
+            for index in range(first, done):
                 late = [n for n in names if len(seen[n]) == index]
                 if late:
-                    _probe_all(runs, pool, late, samples, [index], seen, step)
-            _probe_all(runs, pool, names, samples, more, seen, step)
-            done = more.stop
+                    _probe_all(runs, pool, late, samples, [visits[index]], seen, step)
+            _probe_all(runs, pool, names, samples, visits[done:more], seen, step)
+            done = more
     return _summary(seen)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulate stage: FP32 and fake-quantized branch side by side, compared inside the graph.
+"""The simulate stage: FP32 and fake-quantized branch side by side, layer by layer.
 
 Three branches run through every segment: plain, quantized everywhere (its noise accumulates), and
-local (every layer quantized, but fed with plain tensors).  Only sums leave a segment besides the
-tensors that the next ones need, so memory does not grow with depth or samples.
+local (every layer quantized, but fed with plain tensors).  A segment's tensors are compared and
+dropped before the next one runs, so memory does not grow with depth or samples.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
-from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node, total
+from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
 from analyzer.graph.segments import Segment, by_size
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView
-from analyzer.quant.metrics import ErrorSums
+from analyzer.quant.herding import representative_order
+from analyzer.quant.metrics import Comparison, ErrorSums, compare, nsr_of
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 
-SEGMENT_BYTES = 48 << 20
+SEGMENT_BYTES = 24 << 20
 _QUANTIZED = "q:"
 _LOCAL = "l:"
 
@@ -36,30 +35,29 @@ class Simulation:
     Attributes:
         graphwise: tensor -> accumulated error there.
         local: layer -> error it adds at its own first output, its inputs plain.
+        local_by_sample: layer -> local NSR on every sample, in order.
         layer_tensor: layer -> its first output tensor.
     """
 
     graphwise: dict[str, ErrorSums] = field(default_factory=dict)
     local: dict[str, ErrorSums] = field(default_factory=dict)
+    local_by_sample: dict[str, list[float]] = field(default_factory=dict)
     layer_tensor: dict[str, str] = field(default_factory=dict)
+
+    def order(self, count: int) -> list[int]:
+        """Return all samples, the `count` most representative ones by local error first."""
+        rows = list(self.local_by_sample.values())
+        return representative_order(np.array(rows), count) if rows else []
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One comparison: where in a segment's outputs its sums stand.
-
-    Attributes:
-        key: tensor (graphwise) or layer (local).
-        power: output with the partial sums of squares of the quantized branch, graphwise only.
-        extremes: outputs with the smallest and largest difference, graphwise only.
-    """
+    """One comparison: of which session outputs, and what it is called (a tensor, or a layer)."""
 
     key: str
     local: bool
-    noise: str
-    signal: str
-    power: str = ""
-    extremes: tuple[str, ...] = ()
+    twin: str
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +70,9 @@ class _Part:
 
     session: ort.InferenceSession
     reads: tuple[str, ...]
+    outputs: tuple[str, ...]
     writes: Mapping[str, str]
     measures: tuple[_Measure, ...]
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """All session outputs, each once."""
-        sums = (n for m in self.measures for n in (m.noise, m.signal, m.power, *m.extremes) if n)
-        return tuple(dict.fromkeys([*self.writes, *sums]))
 
 
 def simulate(
@@ -109,42 +102,33 @@ def simulate(
     )
     last = {t: p for p, part in enumerate(parts) for t in part.reads}
 
-    def one(index: int) -> list[dict[str, Any]]:
+    def one(index: int) -> list[Comparison]:
         values: dict[str, Value] = {}
         for name, array in samples[index].items():
             values[name] = values[_QUANTIZED + name] = to_value(array)
-        sums = []
+        found = []
         for position, part in enumerate(parts):
             made = run(part.session, part.outputs, {t: values[t] for t in part.reads})
-            values.update((name, made.pop(output)) for output, name in part.writes.items())
-            sums.append({name: value.numpy() for name, value in made.items()})
+            found += [
+                compare(made[m.twin].numpy(), made[m.reference].numpy()) for m in part.measures
+            ]
+            values.update((name, made[output]) for output, name in part.writes.items())
             for tensor in [t for t in values if last.get(t, -1) <= position]:
                 del values[tensor]
-        return sums
+        return found
 
+    measures = [measure for part in parts for measure in part.measures]
     with ThreadPoolExecutor(workers) as pool:
         # results are added in the order of the samples, so that two runs agree to the bit
         for found in pool.map(one, range(len(samples))):
-            for part, sums in zip(parts, found, strict=True):
-                for measure in part.measures:
-                    _add(result, measure, sums)
+            for measure, comparison in zip(measures, found, strict=True):
+                table = result.local if measure.local else result.graphwise
+                table.setdefault(measure.key, ErrorSums()).add(comparison)
+                if measure.local:
+                    ratio = nsr_of(comparison.noise, comparison.signal)
+                    result.local_by_sample.setdefault(measure.key, []).append(ratio)
             step(1)
     return result
-
-
-def _add(
-    result: Simulation, measure: _Measure, sums: Mapping[str, npt.NDArray[np.float32]]
-) -> None:
-    noise, signal = total(sums[measure.noise]), total(sums[measure.signal])
-    if measure.local:
-        result.local.setdefault(measure.key, ErrorSums()).add(noise, signal)
-    else:
-        result.graphwise.setdefault(measure.key, ErrorSums()).add(
-            noise,
-            signal,
-            total(sums[measure.power]),
-            float(np.max(np.abs([sums[name] for name in measure.extremes]))),
-        )
 
 
 def _compile(model: Model, view: GraphView, plan: QuantPlan) -> list[_Part]:
@@ -174,23 +158,13 @@ def _compile_segment(
     plain = emit(builder, segment.nodes, prefix="", outside=plain_input, slots={})
     noisy = emit(builder, segment.nodes, prefix=_QUANTIZED, outside=noisy_input, slots=slots)
     measures: list[_Measure] = []
-
-    def compare(key: str, tensor: str, twin: str, *, local: bool) -> None:
-        difference = builder.add("Sub", [twin, plain[tensor]], f"{twin}//noise")
-        noise = builder.sum_squares(difference, tensor)
-        signal = builder.sum_squares(plain[tensor], tensor)
-        if local:
-            measures.append(_Measure(key, True, noise, signal))
-        else:
-            power = builder.sum_squares(twin, tensor)
-            extremes = builder.extremes(difference)
-            measures.append(_Measure(key, False, noise, signal, power, extremes))
-
     for node in segment.nodes:
         outputs = [t for t in node.output if t and is_float(model, t)]
-        for tensor in outputs:
-            if tensor in view.outputs or (node.name in layers and tensor == outputs[0]):
-                compare(tensor, tensor, noisy[tensor], local=False)
+        measures.extend(
+            _Measure(tensor, False, noisy[tensor], plain[tensor])
+            for tensor in outputs
+            if tensor in view.outputs or (node.name in layers and tensor == outputs[0])
+        )
         if outputs and node.name in layers and node.name in slots:
             own = emit(
                 builder,
@@ -199,11 +173,17 @@ def _compile_segment(
                 outside=lambda t: plain.get(t) or plain_input(t),
                 slots=slots,
             )
-            compare(node.name, outputs[0], own[outputs[0]], local=True)
+            measures.append(_Measure(node.name, True, own[outputs[0]], plain[outputs[0]]))
+            builder.output(own[outputs[0]], outputs[0])
+            builder.output(plain[outputs[0]], outputs[0])
+    for measure in measures:
+        if not measure.local:
+            builder.output(measure.twin, measure.key)
+            builder.output(measure.reference, measure.key)
     writes = {}
     for tensor in segment.live_out:
         for made, name in ((plain[tensor], tensor), (noisy[tensor], _QUANTIZED + tensor)):
             builder.output(made, tensor)
             writes[made] = name
     session = open_session(builder.serialize())
-    return _Part(session, tuple(builder.inputs), writes, tuple(measures))
+    return _Part(session, tuple(builder.inputs), tuple(builder.outputs), writes, tuple(measures))

@@ -72,7 +72,7 @@ def test_two_workers_give_the_same_bits_as_one(net, every_sample):
 
 
 def test_only_open_places_get_more_samples(net, monkeypatch):
-    """Two of the layers stay open: they see all samples, the others the first two."""
+    """Two of the layers stay open: they see all samples, the others the first three."""
     graph, plan = net
     monkeypatch.setattr(stage, "FIRST_SECONDS", 0.0)  # as for a large model
     monkeypatch.setattr(stage, "unsettled", lambda rows, top: {"a", "b"})
@@ -81,9 +81,9 @@ def test_only_open_places_get_more_samples(net, monkeypatch):
         graph, units_of(plan, "abc"), samples_of(20), every_sample=False, step=told.append
     )
     assert {name: row.samples for name, row in found.items()} == {
-        "a": MOST_SAMPLES, "b": MOST_SAMPLES, "c": 2
+        "a": MOST_SAMPLES, "b": MOST_SAMPLES, "c": 3
     }  # fmt: skip
-    assert sum(told) == 2 * MOST_SAMPLES + 2
+    assert sum(told) == 2 * MOST_SAMPLES + 3
 
 
 def test_a_small_model_sees_all_samples(net):
@@ -101,10 +101,21 @@ def test_a_layer_that_opens_late_catches_up(net, monkeypatch):
     monkeypatch.setattr(stage, "unsettled", lambda rows, top: next(answers))
     units, samples = units_of(plan, "abc"), samples_of(20)
     found = probe(graph, units, samples, every_sample=False)
-    exact = probe(graph, units, samples[:8], every_sample=True)
-    assert {name: row.samples for name, row in found.items()} == {"a": 8, "b": 8, "c": 2}
+    exact = probe(graph, units, samples[:12], every_sample=True)
+    assert {name: row.samples for name, row in found.items()} == {"a": 12, "b": 12, "c": 3}
     for name in "ab":
         assert found[name].by_output == exact[name].by_output
+
+
+def test_samples_are_visited_in_the_given_order(net, monkeypatch):
+    """The first three of the order are what every layer of a large model sees."""
+    graph, plan = net
+    monkeypatch.setattr(stage, "FIRST_SECONDS", 0.0)  # as for a large model
+    monkeypatch.setattr(stage, "unsettled", lambda rows, top: set())
+    units, samples = units_of(plan, "abc"), samples_of(6)
+    found = probe(graph, units, samples, every_sample=False, order=[4, 0, 5, 1, 2, 3])
+    chosen = [samples[i] for i in (4, 0, 5)]
+    assert found == probe(graph, units, chosen, every_sample=True)
 
 
 def test_one_sample_has_no_interval(net):

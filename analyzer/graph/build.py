@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from analyzer.quant.fake import calibrated, fake_quantize
 from analyzer.records import Model, Quantizer
 
 MS = "com.microsoft"
-_EXACT_SUM = 1 << 16  # elements that a float32 sum takes in with an error below 1e-6
 # grids that QuantizeLinear has a type for
 _GRIDS: dict[tuple[int, int], str] = {
     (-128, 127): "int8",
@@ -44,8 +42,8 @@ class GraphBuilder:
             self.inputs[name] = self._declare(name, like)
         return name
 
-    def output(self, name: str, like: str | None = None) -> None:
-        """Declare `name` a graph output of the type of model tensor `like` (float32 if None)."""
+    def output(self, name: str, like: str) -> None:
+        """Declare `name` a graph output of the type and shape of model tensor `like`."""
         if name not in self.outputs:
             self.outputs[name] = self._declare(name, like)
 
@@ -68,37 +66,6 @@ class GraphBuilder:
             helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
         )
         return output
-
-    def sum_squares(self, x: str, like: str) -> str:
-        """Add partial sums of squares of `x`, shaped as model tensor `like`.
-
-        They are declared an output of the graph; `total` of them is the power of `x`.  Sums run
-        in float32 over few enough elements each that rounding stays below 1e-6.
-        """
-        output = f"{x}//power"
-        if output in self.outputs:
-            return output
-        shape = self.model.shapes[like]
-        if math.prod(shape) <= _EXACT_SUM:
-            self._reduce("ReduceSumSquare", x, None, output)
-        else:
-            # squares are written out because onnxruntime has no fast kernel for partial ones
-            squares = self.add("Mul", [x, x], f"{x}//squares")
-            axis = next(
-                (i for i in range(len(shape)) if math.prod(shape[i:]) <= _EXACT_SUM),
-                len(shape) - 1,
-            )
-            self._reduce("ReduceSum", squares, list(range(axis, len(shape))), output)
-        self.output(output)
-        return output
-
-    def extremes(self, x: str) -> tuple[str, str]:
-        """Add the smallest and the largest value of `x` as outputs of the graph."""
-        low = self._reduce("ReduceMin", x, None, f"{x}//min")
-        high = self._reduce("ReduceMax", x, None, f"{x}//max")
-        self.output(low)
-        self.output(high)
-        return low, high
 
     def fake_quantize(self, x: str, quantizer: Quantizer, output: str) -> str:
         """Add the fake-quantization of `x` by a calibrated `quantizer`.
@@ -169,26 +136,9 @@ class GraphBuilder:
         proto.ir_version = min(proto.ir_version, max(self.model.proto.ir_version, 4))
         return bytes(proto.SerializeToString())
 
-    def _reduce(self, op: str, x: str, axes: list[int] | None, output: str) -> str:
-        first_with_axes_input = 13 if op == "ReduceSum" else 18
-        if axes is None:
-            return self.add(op, [x], output, keepdims=0)
-        if self.model.opset >= first_with_axes_input:
-            name = self.constant(f"//axes{axes}", np.array(axes, np.int64))
-            return self.add(op, [x, name], output, keepdims=0)
-        return self.add(op, [x], output, keepdims=0, axes=axes)
-
-    def _declare(self, name: str, like: str | None) -> onnx.ValueInfoProto:
-        dtype = "float32" if like is None else self.model.dtypes[like]
-        shape = None if like is None else list(self.model.shapes[like])
-        return helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
-        )
-
-
-def total(partial: npt.NDArray[np.float32]) -> float:
-    """Add partial sums up in float64."""
-    return float(partial.sum(dtype=np.float64))
+    def _declare(self, name: str, like: str) -> onnx.ValueInfoProto:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.model.dtypes[like]))
+        return helper.make_tensor_value_info(name, kind, list(self.model.shapes[like]))
 
 
 def slots_by_node(quantizers: Iterable[Quantizer]) -> dict[str, list[Quantizer]]:

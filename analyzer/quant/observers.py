@@ -212,14 +212,15 @@ def magnitude_counts(x: F32, amax: np.float32, bins: int) -> npt.NDArray[np.int6
     values and NaN are left out.
     """
     flat = x.ravel()
+    # bins is a power of two, so that dividing by the width rounds as |x| * bins / amax does
+    width = amax / np.float32(bins)
     # two extra bins: one for amax itself, one for all that is larger or NaN
     counts = np.zeros(bins + 2, np.int64)
     top = np.float32(bins + 1)
     for start in range(0, flat.size, CHUNK):
         index = np.abs(flat[start : start + CHUNK])
-        with np.errstate(over="ignore"):  # what overflows is the largest value: the last bin
-            index *= np.float32(bins)
-            index /= amax
+        with np.errstate(all="ignore"):  # what overflows is the largest value: the last bin
+            index /= width
         np.fmin(index, top, out=index)
         counts += np.bincount(index.astype(np.intp), minlength=bins + 2)
     inside = int(np.count_nonzero(np.abs(flat) <= amax)) if counts[bins + 1] else flat.size

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node, total
+from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
 from analyzer.graph.session import open_session
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import fake_quantize
@@ -143,35 +143,6 @@ def test_an_inactive_quantizer_is_left_out(net):
     """Only active quantizers stand in the table by node."""
     one = plain_grid("conv", "in0", "x")
     assert slots_by_node([one, replace(one, slot="in1", active=False)]) == {"conv": [one]}
-
-
-@pytest.mark.parametrize("opset", [11, 13, 18])
-@pytest.mark.parametrize("shape", [(), (7,), (2, 5), (1, 3, 4, 5), (2, 3, 200, 200), (100000,)])
-def test_sums_of_squares_and_extremes(bind, opset, shape):
-    """The reductions inside the graph, over every rank and their three spellings."""
-    dims = f"[{','.join(map(str, shape))}]" if shape else "[]"
-    model = bind(f"g (float{dims} x) => (float{dims} y) {{ y = Neg(x) }}", opset=opset)
-    builder = GraphBuilder(model, GraphView(model.proto.graph))
-    builder.input("x", "x")
-    names = [builder.sum_squares("x", "x"), *builder.extremes("x")]
-    assert list(builder.outputs) == names
-    x = np.random.default_rng(6).standard_normal(shape).astype(np.float32)
-    squares, low, high = execute(builder, x=x)
-    assert total(squares) == pytest.approx(float(np.sum(np.square(x, dtype=np.float64))), rel=1e-6)
-    assert (low, high) == (x.min(), x.max())
-
-
-def test_partial_sums_are_added_in_float64():
-    """A small part beside a large one is not lost."""
-    assert total(np.float32([2.0**30, 1, 1, 1])) == 2.0**30 + 3
-
-
-def test_a_sum_of_squares_is_written_once(net):
-    """Asked for the same tensor twice, the graph holds it once."""
-    builder = GraphBuilder(net, GraphView(net.proto.graph))
-    builder.input("x", "x")
-    assert builder.sum_squares("x", "x") == builder.sum_squares("x", "x")
-    assert len(builder.nodes) == 1
 
 
 def test_captured_tensors_are_renamed_in_bodies(bind):

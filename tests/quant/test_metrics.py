@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from analyzer.quant.metrics import ErrorSums, nsr, nsr_of, power
+from analyzer.quant.metrics import Comparison, ErrorSums, compare, nsr, nsr_of, power
 from analyzer.records import sqnr_db
 
 vectors = arrays(np.float32, 12, elements=st.floats(-100, 100, width=32))
@@ -20,7 +20,9 @@ vectors = arrays(np.float32, 12, elements=st.floats(-100, 100, width=32))
 def sums_of(y, ref):
     y, ref = np.asarray(y, np.float64), np.asarray(ref, np.float64)
     noise = y - ref
-    return float(noise @ noise), float(ref @ ref), float(y @ y), float(np.abs(noise).max())
+    return Comparison(
+        float(noise @ noise), float(ref @ ref), float(y @ y), float(np.abs(noise).max())
+    )
 
 
 def test_nsr_is_noise_power_over_signal_power():
@@ -69,7 +71,7 @@ def test_error_sums_of_one_sample_agree_with_numpy(ref, noise):
     """NSR, cosine and largest error follow from four sums."""
     ref, y = ref.astype(np.float64), ref.astype(np.float64) + noise
     sums = ErrorSums()
-    sums.add(*sums_of(y, ref))
+    sums.add(sums_of(y, ref))
     difference = y - ref
     assert sums.nsr == pytest.approx(np.mean(difference**2) / np.mean(ref**2), rel=1e-9)
     assert sums.max_abs == np.max(np.abs(difference))
@@ -81,8 +83,8 @@ def test_error_sums_of_one_sample_agree_with_numpy(ref, noise):
 def test_error_sums_are_means_over_samples():
     """Two samples: NSR 0.04 and 1, cosine 1 and -1, largest error 2."""
     sums = ErrorSums()
-    sums.add(*sums_of([6.0], [5.0]))
-    sums.add(*sums_of([-1.0], [1.0]))
+    sums.add(sums_of([6.0], [5.0]))
+    sums.add(sums_of([-1.0], [1.0]))
     assert (sums.count, sums.nsr, sums.cosine, sums.max_abs) == (2, (0.04 + 4) / 2, 0, 2)
     assert sums.sqnr_db == pytest.approx(-10 * math.log10(2.02))
 
@@ -91,26 +93,45 @@ def test_error_sums_are_means_over_samples():
 def test_the_cosine_of_silence(y, expected):
     """Silence that stays silent is alike, noise on silence is not."""
     sums = ErrorSums()
-    sums.add(*sums_of(y, [0.0]))
+    sums.add(sums_of(y, [0.0]))
     assert sums.cosine == expected
 
 
 def test_nan_stays_in_every_measure():
     """One NaN sample shows in NSR, cosine and largest error, whatever follows it."""
     sums = ErrorSums()
-    sums.add(math.nan, 1.0, math.nan, math.nan)
-    sums.add(0.0, 1.0, 1.0, 0.0)
+    sums.add(Comparison(math.nan, 1.0, math.nan, math.nan))
+    sums.add(Comparison(0.0, 1.0, 1.0, 0.0))
     assert math.isnan(sums.nsr)
     assert math.isnan(sums.cosine)
     assert math.isnan(sums.max_abs)
 
 
-def test_a_cosine_needs_the_quantized_power():
-    """Where only noise and signal are measured, the cosine is not known."""
-    sums = ErrorSums()
-    sums.add(1.0, 4.0)
-    assert sums.nsr == 0.25
-    assert math.isnan(sums.cosine)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5), (1, 3, 70, 200), (0, 4)])
+def test_compare_agrees_with_numpy(shape):
+    """Noise, signal, power and largest difference of tensors of any rank, empty ones too."""
+    rng = np.random.default_rng(2)
+    y = rng.standard_normal(shape).astype(np.float32)
+    y_q = y + 0.1 * rng.standard_normal(shape).astype(np.float32)
+    found = compare(np.asarray(y_q), np.asarray(y))
+    noise = np.asarray(y_q, np.float64) - y
+    expected = (
+        np.sum(noise**2),
+        np.sum(np.square(y, dtype=np.float64)),
+        np.sum(np.square(y_q, dtype=np.float64)),
+        np.abs(noise).max(initial=0),
+    )
+    assert tuple(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_compare_keeps_nan():
+    """A NaN anywhere in a long tensor shows in the noise and in the largest difference."""
+    y = np.ones(100_000, np.float32)
+    y_q = y.copy()
+    y_q[50] = np.nan
+    found = compare(y_q, y)
+    assert math.isnan(found.noise)
+    assert math.isnan(found.max_abs)
 
 
 @given(arrays(np.float32, st.integers(0, 9000), elements=st.just(1)), st.integers(0, 2**32 - 1))
