@@ -17,6 +17,7 @@ from analyzer.assemble import layers, outputs, provenance
 from analyzer.calibrate import calibrate, calibration_phases
 from analyzer.config import Config
 from analyzer.data import Dataset, check_inputs, open_data
+from analyzer.graph.session import release_unused
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import place
@@ -76,6 +77,7 @@ def run(
         shown = progress.stage(name, total, unit) if progress else nullcontext(lambda n: None)
         with shown as step:
             yield step
+        release_unused()
         timing[name] = time.perf_counter() - start
 
     with ExitStack() as stack:

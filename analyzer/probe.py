@@ -9,12 +9,13 @@ those whose order among the worst is open see more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyzer.graph.suffix import PlainRun, SuffixRuns, Unit
+from analyzer.graph.session import release_unused
+from analyzer.graph.suffix import SuffixRuns, Unit
 from analyzer.quant.intervals import intervals, unsettled
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 
@@ -117,17 +118,15 @@ def _probe_all(
     seen: dict[str, list[dict[str, float]]],
     step: Callable[[int], None],
 ) -> None:
-    """Probe `names` on the samples `indices`; the next plain run fills the tail of each sample."""
-    following: Future[PlainRun] | None = None
-    for position, index in enumerate(indices):
-        plain = following.result() if following else runs.plain(samples[index])
+    """Probe `names` on the samples `indices`, the plain tensors of one sample alive at a time."""
+    for index in indices:
+        plain = runs.plain(samples[index])
         jobs = [(name, pool.submit(runs.nsr, name, plain)) for name in names]
-        upcoming = indices[position + 1 : position + 2]
-        following = pool.submit(runs.plain, samples[upcoming[0]]) if len(upcoming) else None
         for name, job in jobs:
             seen[name].append(job.result())
             step(1)
-        del plain, jobs
+        del plain, jobs, job
+        release_unused()
 
 
 def _mean(by_output: Mapping[str, float]) -> float:

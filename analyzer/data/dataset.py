@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from analyzer.data.cache import SampleCache
 from analyzer.data.fitting import Array, Shape
 from analyzer.records import DataInfo
 
-CACHE_BYTES: Final = 64 * 2**20
+CACHE_BYTES = 32 << 20
 
 
 class Source(Protocol):
@@ -51,7 +51,7 @@ class Source(Protocol):
 class Dataset:
     """Samples for a model, one per run, read when they are asked for.
 
-    A few samples are kept (64 MB at most), so that passes over few samples decode them once, and
+    A few samples are kept (32 MB at most), so that passes over few samples decode them once, and
     memory does not grow with their number.  Threads may read at the same time.
 
     Attributes:

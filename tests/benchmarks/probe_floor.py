@@ -50,7 +50,8 @@ def main() -> None:
             forward = forward_seconds(chosen.model, data[0], chosen.forwards)
             spent, found = qanalyze(
                 chosen.model, "--calib", chosen.calib, "--preset", chosen.preset,
-                "--target", chosen.target, "--samples", chosen.samples, "--calib-samples", 2,
+                "--target", chosen.target, "--samples", chosen.samples,
+                "--calib-samples", chosen.samples,
                 out=Path(folder),
             )  # fmt: skip
             assert found is not None, spent.err

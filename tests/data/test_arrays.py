@@ -394,7 +394,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         data.close()
-        assert 40 * 2**20 < peak < 72 * 2**20
+        assert 24 * 2**20 < peak < 40 * 2**20
 
 
 def test_unpacked_copies_are_removed(tmp_path, monkeypatch):
