@@ -94,12 +94,11 @@ def probe(
             if not names:
                 break
             more = min(2 * done, MOST_SAMPLES, len(samples))
-            # a layer that was settled before must catch up: means are over the first n samples
-            for index in range(first, done):
+            # a layer that was settled before catches up: means are over the first n samples
+            for index in range(first, more):
                 late = [n for n in names if len(seen[n]) == index]
                 if late:
                     _probe_all(runs, pool, late, samples, [visits[index]], seen, step)
-            _probe_all(runs, pool, names, samples, visits[done:more], seen, step)
             done = more
     return _summary(seen)
 

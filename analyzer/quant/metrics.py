@@ -14,9 +14,8 @@ from analyzer.records import sqnr_db
 
 F32 = npt.NDArray[np.float32]
 
-_CHUNK = (
-    1 << 14
-)  # elements summed in float32 at once: few enough to be exact, and to stay in cache
+# few enough elements for a float32 sum to be exact, and to stay in cache
+_CHUNK = 1 << 14
 
 
 class Comparison(NamedTuple):
