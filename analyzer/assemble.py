@@ -117,7 +117,7 @@ def provenance(
     """Return what the numbers stand on."""
     from analyzer import __version__
 
-    settings = asdict(replace(config, shapes=dict(config.shapes)))
+    settings = asdict(replace(config, shapes=dict(config.shapes), dispatch=dict(config.dispatch)))
     settings["shapes"] = {name: list(dims) for name, dims in config.shapes.items()}
     return Provenance(
         tool_version=__version__,

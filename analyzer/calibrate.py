@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from analyzer.errors import DataError
@@ -22,11 +21,11 @@ from analyzer.graph.segments import Segment, by_size
 from analyzer.graph.session import open_session, run, to_value
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import calibrated
-from analyzer.quant.observers import Observer, Range, make_observer, order_statistics
+from analyzer.quant.observers import Observer, Range
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 from analyzer.targets.base import Target
 
-Watch = tuple[str, str, int]  # tensor, observer, bits
+Watch = tuple[tuple[str, ...], str | None, int, bool]  # tensors, observer, bits, symmetric
 
 SEGMENT_BYTES = 48 << 20
 
@@ -83,32 +82,16 @@ def calibrate(
     return replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
 
 
-def calibration_phases(plan: QuantPlan) -> int:
+def calibration_phases(plan: QuantPlan, target: Target) -> int:
     """Return how often the samples will be read."""
-    observers = [make_observer(*_watch(q)[1:]) for q in _observed(plan)]  # type: ignore[arg-type]
-    return max((o.phases for o in observers), default=0)
-
-
-def constant_range(
-    x: npt.NDArray[np.float32], quantizer: Quantizer
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the range of a parameter, one value or one per channel, by its observer."""
-    if quantizer.axis is not None:
-        rows = np.moveaxis(x, quantizer.axis, 0).reshape(x.shape[quantizer.axis], -1)
-        return rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
-    if not x.size:
-        return np.zeros(1), np.zeros(1)
-    if quantizer.observer == "percentile":
-        lo, hi = order_statistics(x)
-    else:
-        lo, hi = float(x.min()), float(x.max())
-    return np.array([lo]), np.array([hi])
+    return max((target.make_observer(q).phases for q in _observed(plan)), default=0)
 
 
 def _constant_scales(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
     for quantizer in plan.quantizers:
         if quantizer.role in ("weight", "constant") and quantizer.follows is None:
-            lo, hi = constant_range(view.array(quantizer.tensor).astype(np.float32), quantizer)
+            array = view.array(quantizer.tensor).astype(np.float32)
+            lo, hi = target.constant_range(array, quantizer)
             kind = quantizer.observer or "minmax"
             scale, zero = target.scale(quantizer, lo, hi, kind)
             yield replace(quantizer, scale=scale, zero_point=zero)
@@ -128,7 +111,8 @@ def _observed(plan: QuantPlan) -> list[Quantizer]:
 
 
 def _watch(quantizer: Quantizer) -> Watch:
-    return quantizer.tensor, quantizer.observer or "minmax", quantizer.bits
+    tensors = quantizer.observes or (quantizer.tensor,)
+    return tensors, quantizer.observer, quantizer.bits, quantizer.symmetric
 
 
 def _observe(
@@ -143,14 +127,17 @@ def _observe(
 ) -> dict[Watch, Range]:
     watches: dict[Watch, Observer] = {}
     for quantizer in _observed(plan):
-        name, kind, bits = _watch(quantizer)
-        watches[name, kind, bits] = make_observer(kind, bits)  # type: ignore[arg-type]
+        watch = _watch(quantizer)
+        if watch not in watches:
+            watches[watch] = target.make_observer(quantizer)
     by_tensor: dict[str, list[Observer]] = {}
-    for (tensor, _, _), observer in watches.items():
-        by_tensor.setdefault(tensor, []).append(observer)
+    for (tensors, *_), observer in watches.items():
+        for tensor in tensors:
+            if not view.is_constant(tensor):
+                by_tensor.setdefault(tensor, []).append(observer)
     weights = done.values() if target.calibrates_with_quantized_weights else ()
     parts = _compile(model, view, set(by_tensor), slots_by_node(weights))
-    locks = {tensor: threading.Lock() for tensor in by_tensor}
+    locks = {id(observer): threading.Lock() for observer in watches.values()}
     last = {t: p for p, part in enumerate(parts) for t in part.reads}
 
     def one(index: int, phase: int) -> None:
@@ -161,8 +148,8 @@ def _observe(
             for tensor in part.watched:
                 array = (made.get(tensor) or values[tensor]).numpy()
                 try:
-                    with locks[tensor]:
-                        for observer in by_tensor[tensor]:
+                    for observer in by_tensor[tensor]:
+                        with locks[id(observer)]:
                             observer.update(array, phase)
                 except ValueError as error:
                     raise _not_a_number(tensor, index) from error
@@ -173,6 +160,9 @@ def _observe(
     phases = max((o.phases for o in watches.values()), default=0)
     with ThreadPoolExecutor(workers) as pool:
         for phase in range(phases):
+            for (tensors, *_), observer in watches.items():
+                for tensor in filter(view.is_constant, tensors):
+                    observer.update(view.array(tensor).astype(np.float32), phase)
             for _ in pool.map(lambda i, p=phase: one(i, p), range(len(samples))):
                 step(1)
     return {watch: observer.result() for watch, observer in watches.items()}

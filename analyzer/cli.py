@@ -232,9 +232,37 @@ def analyze(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help=r"Range observer: minmax, percentile, mse or kl. \[default: the target's]",
+            help="Range observer: minmax, percentile, ..., see --list-targets. "
+            r"\[default: the target's]",
             envvar="QANALYZE_CALIBRATION",
             metavar="NAME",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Precision of all layers: int8, int16, ..., see --list-targets. "
+            r"\[default: the target's]",
+            envvar="QANALYZE_PRECISION",
+            metavar="NAME",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    dispatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Precision of one layer: /head/conv/Conv=int16; may be given several times.",
+            metavar="LAYER=NAME",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Weight scales per channel or per tensor. \[default: the target's]",
+            envvar="QANALYZE_GRANULARITY",
+            metavar="channel|tensor",
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -328,7 +356,8 @@ def analyze(
         "preset": preset, "resize": resize, "size": size, "short_side": short_side,
         "pad_value": pad_value, "pad_side": pad_side, "scale": scale, "mean": mean, "std": std,
         "channels": channels, "layout": layout, "antialias": antialias, "target": target,
-        "calibration": calibration, "samples": samples, "layers": layers, "threads": threads,
+        "calibration": calibration, "precision": precision, "dispatch": dispatch or None,
+        "granularity": granularity, "samples": samples, "layers": layers, "threads": threads,
         "max_nsr": max_nsr,
     }  # fmt: skip
     return _run(model, given, out, format_, show_all=show_all, quiet=quiet, verbose=verbose)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analyzer.errors import ConfigError, nearest
-from analyzer.records import Observer
+from analyzer.records import Granularity, Observer, Setting
 
 Layers = Literal["computing", "all"]
 Preprocessing = Mapping[str, object]
@@ -29,7 +29,8 @@ PREPROCESSING = (
 ENVIRONMENT = frozenset(
     f"QANALYZE_{name}"
     for name in (
-        "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION SAMPLES LAYERS THREADS MAX_NSR".split()
+        "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION PRECISION GRANULARITY SAMPLES LAYERS "
+        "THREADS MAX_NSR".split()
     )
 )
 
@@ -44,6 +45,9 @@ class Config:
         calib_samples: calibrate on the first so many samples; None: all.
         samples: analyse so many samples, every layer on all of them; None: choose.
         calibration: range observer of activations; None: the target's own.
+        precision: of every layer that `dispatch` does not name; None: the target's own.
+        dispatch: layer -> precision.
+        granularity: of weight scales; None: the target's own.
         layers: which layers get an isolated error: those that compute, or all that carry a
             quantizer.
         shapes: input name -> shape of one run.
@@ -59,6 +63,9 @@ class Config:
     calib_samples: int | None = None
     samples: int | None = None
     calibration: Observer | None = None
+    precision: str | None = None
+    dispatch: Mapping[str, str] = field(default_factory=dict)
+    granularity: Granularity | None = None
     layers: Layers = "computing"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     preset: str | None = None
@@ -66,6 +73,11 @@ class Config:
     max_nsr: float | None = None
     threads: int | None = None
     seed: int = 0
+
+    @property
+    def setting(self) -> Setting:
+        """What of this concerns the target."""
+        return Setting(self.calibration, self.precision, self.dispatch, self.granularity)
 
 
 def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
@@ -105,7 +117,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
 
 def _parse(key: str, value: object) -> Any:  # Any: each key has a type of its own
     """Parse one value; an error says which option it belongs to."""
-    if isinstance(value, list | dict) and key not in ("shapes", "target"):
+    if isinstance(value, list | dict) and key not in ("shapes", "dispatch", "target"):
         raise ConfigError(f"{key} is {value!r}, expected one value.", "Give a text or a number.")
     try:
         return _PARSERS.get(key, str)(value)
@@ -157,6 +169,26 @@ def parse_shapes(texts: object) -> dict[str, tuple[int, ...]]:
             )
         shapes[name] = tuple(int(a) for a in axes)
     return shapes
+
+
+def parse_dispatch(entries: object) -> dict[str, str]:
+    """Parse `layer=precision` entries, or take a table of them.
+
+    Raises:
+        ConfigError: if one has another form.
+    """
+    if isinstance(entries, Mapping):
+        return {str(layer): str(precision) for layer, precision in entries.items()}
+    table = {}
+    for text in map(str, _list(entries)):
+        layer, _, precision = text.rpartition("=")
+        if not layer or not precision:
+            raise ConfigError(
+                f"{text!r} dispatches nothing.",
+                "Expected LAYER=PRECISION such as /conv/Conv=int16.",
+            )
+        table[layer] = precision
+    return table
 
 
 def _from_pyproject(path: Path) -> dict[str, Any]:
@@ -212,7 +244,8 @@ _PARSERS: dict[str, Any] = {
     "threads": _count,
     "seed": _seed,
     "target": _names,
-    "calibration": lambda v: _choice(get_args(Observer), v),
+    "dispatch": parse_dispatch,
+    "granularity": lambda v: _choice(get_args(Granularity), v),
     "layers": lambda v: _choice(get_args(Layers), v),
     "shapes": parse_shapes,
     "max_nsr": parse_share,

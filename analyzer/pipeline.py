@@ -20,7 +20,7 @@ from analyzer.data import Dataset, check_inputs, open_data
 from analyzer.graph.session import release_unused
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
-from analyzer.place import place
+from analyzer.place import check_setting, place
 from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, probe, units_of
 from analyzer.records import Analysis, DataInfo, Model, QuantPlan
 from analyzer.simulate import simulate
@@ -68,6 +68,7 @@ def run(
         QAnalyzeError: for anything wrong with model, data, target or configuration.
     """
     target = get_target(config.target)
+    check_setting(target, config.setting)
     timing: dict[str, float] = {}
     workers = config.threads or min(_cores(), MOST_WORKERS)
 
@@ -86,9 +87,11 @@ def run(
             calibration, analysis = _open(model, config, stack)
             warnings = _check(model, config, calibration, analysis)
             model = bind_shapes(model, calibration.data.shapes, sample=calibration[0])
-            graph, plan = place(model, target, observer=config.calibration)
-        with stage("calibrate", calibration_phases(plan) * len(calibration), "run") as step:
+            graph, plan = place(model, target, config.setting)
+        phases = calibration_phases(plan, target)
+        with stage("calibrate", phases * len(calibration), "run") as step:
             plan = calibrate(graph, plan, target, calibration, workers=workers, step=step)
+            graph, plan = target.complete(graph, plan, calibration)
         with stage("simulate", len(analysis)) as step:
             simulation = simulate(graph, plan, analysis, workers=workers, step=step)
         probed = plan.layers if config.layers == "all" else _computing(plan)
@@ -111,6 +114,7 @@ def run(
         outputs=outputs(graph, simulation, isolated),
         layers=layers(graph, plan, simulation, isolated, config),
         plan=plan,
+        findings=tuple(target.findings(graph, plan)),
         timing=timing,
         peak_rss_bytes=peak_rss_bytes(),
         warnings=(*warnings, *model.notes, *plan.notes),

@@ -3,26 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
-from analyzer.errors import TargetError
-from analyzer.records import Model, Observer, Quantizer, QuantPlan
+from analyzer.errors import TargetError, nearest
+from analyzer.records import Model, Quantizer, QuantPlan, Setting
 from analyzer.targets.base import Target
 
+_ANY = Setting()
 
-def place(
-    model: Model, target: Target, *, observer: Observer | None = None
-) -> tuple[Model, QuantPlan]:
+
+def place(model: Model, target: Target, setting: Setting = _ANY) -> tuple[Model, QuantPlan]:
     """Place the quantizers of `target`.
 
     Returns:
         the graph that the target really quantizes, and its plan without scales.
 
     Raises:
-        TargetError: if the target quantizes no layer of the model.
+        TargetError: if the target quantizes no layer of the model, or does not offer what
+            `setting` asks for.
     """
+    check_setting(target, setting)
     prepared = target.prepare(model)
-    plan = target.place(prepared, observer=observer)
+    _check_names(prepared, target, setting)
+    plan = target.place(prepared, setting)
     if not plan.layers:
         kinds = sorted({node.op_type for node in prepared.proto.graph.node})
         raise TargetError(
@@ -31,6 +35,36 @@ def place(
             "Choose another target, see --list-targets.",
         )
     return prepared, replace(plan, quantizers=_sorted(prepared, plan))
+
+
+def check_setting(target: Target, setting: Setting) -> None:
+    """Refuse what the target does not offer.
+
+    Raises:
+        TargetError: naming the nearest thing it does.
+    """
+    asked = [
+        ("calibration", setting.observer, target.observers),
+        ("granularity", setting.granularity, target.granularities),
+        ("precision", setting.precision, target.precisions),
+        *(("precision", precision, target.precisions) for precision in setting.table.values()),
+    ]
+    for what, value, offered in asked:
+        if value is not None and value not in offered:
+            raise TargetError(
+                f"Target {target.name!r} has no {what} {value!r}.", nearest(value, offered)
+            )
+
+
+def _check_names(model: Model, target: Target, setting: Setting) -> None:
+    """Refuse names that no layer has: most quantizers would ignore them without a word."""
+    names: Collection[str] = {node.name for node in model.proto.graph.node}
+    for name in setting.table:
+        if name not in names:
+            raise TargetError(
+                f"There is no layer {name!r} in the graph that {target.name!r} quantizes.",
+                nearest(name, names),
+            )
 
 
 def _sorted(model: Model, plan: QuantPlan) -> tuple[Quantizer, ...]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
 Rounding = Literal["half_even", "half_up"]
+Granularity = Literal["channel", "tensor"]
 Role = Literal["input", "weight", "bias", "activation", "constant"]
-Observer = Literal["minmax", "percentile", "mse", "kl"]
+Observer = str  # name of a range observer: "minmax", "percentile", "kl" ... (see Target.observers)
 # Input name -> array of one run.  Any: float32, but also int64 tokens and bool masks.
 Sample = Mapping[str, npt.NDArray[Any]]
 
@@ -98,6 +99,8 @@ class Quantizer:
             elsewhere.
         follows: `(node, slot)` whose scale this one uses; None for an own scale.
         fixed_range: range the target sets without looking at data (a Softmax output, say).
+        observes: tensors whose ranges are united into this quantizer's one (inputs of a Concat
+            with a shared scale, say); empty: `tensor` alone.
     """
 
     node: str
@@ -118,11 +121,29 @@ class Quantizer:
     observer: Observer | None = None
     follows: tuple[str, str] | None = None
     fixed_range: tuple[float, float] | None = None
+    observes: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
         """(node, slot): unique within a plan."""
         return self.node, self.slot
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the user asks a target for; None leaves the choice to the target.
+
+    Attributes:
+        observer: range observer of activations.
+        precision: of every layer that `table` does not name.
+        table: layer -> precision, by the names the target prints (a dispatch table).
+        granularity: of weights, "channel" or "tensor".
+    """
+
+    observer: Observer | None = None
+    precision: str | None = None
+    table: Mapping[str, str] = field(default_factory=dict)
+    granularity: Granularity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analyzer.calibrate import calibrate, calibration_phases, constant_range
+from analyzer.calibrate import calibrate, calibration_phases
 from analyzer.errors import DataError
 from analyzer.place import place
-from analyzer.records import Quantizer
+from analyzer.records import Quantizer, Setting
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.onnxruntime import ONNXRUNTIME
 
@@ -43,7 +43,7 @@ def scales(plan):
 
 
 def calibrated(model, samples, target=ESP32P4, observer="minmax", **options):
-    graph, plan = place(model, target, observer=observer)
+    graph, plan = place(model, target, Setting(observer=observer))
     return calibrate(graph, plan, target, samples, **options)
 
 
@@ -176,10 +176,10 @@ def test_nan_made_inside_names_the_tensor(bind):
 @pytest.mark.parametrize(("observer", "phases"), [("minmax", 1), ("percentile", 1), ("kl", 2)])
 def test_the_number_of_phases_and_the_progress(net, observer, phases):
     """KL reads the data twice: every run is told once."""
-    _, plan = place(net, ESP32P4, observer=observer)
+    _, plan = place(net, ESP32P4, Setting(observer=observer))
     told = []
     calibrated(net, DATA, observer=observer, step=told.append)
-    assert calibration_phases(plan) == phases
+    assert calibration_phases(plan, ESP32P4) == phases
     assert sum(told) == phases * len(DATA)
 
 
@@ -196,13 +196,13 @@ def test_the_range_of_a_parameter():
     def quantizer(**changes):
         return Quantizer("n", "in1", "w", "weight", 8, **changes)
 
-    low, high = constant_range(x, quantizer(axis=1, observer="minmax"))
+    low, high = ESP32P4.constant_range(x, quantizer(axis=1, observer="minmax"))
     assert (low.tolist(), high.tolist()) == ([0, 1, 2], [3, 4, 5])
-    low, high = constant_range(x, quantizer(observer="minmax"))
+    low, high = ESP32P4.constant_range(x, quantizer(observer="minmax"))
     assert (low.tolist(), high.tolist()) == ([0], [5])
-    low, high = constant_range(
+    low, high = ESP32P4.constant_range(
         np.arange(30000, dtype=np.float32), quantizer(observer="percentile")
     )
     assert (low.tolist(), high.tolist()) == ([2], [29997])
-    low, high = constant_range(np.empty(0, np.float32), quantizer(observer="percentile"))
+    low, high = ESP32P4.constant_range(np.empty(0, np.float32), quantizer(observer="percentile"))
     assert (low.tolist(), high.tolist()) == ([0], [0])

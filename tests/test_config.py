@@ -73,7 +73,8 @@ def test_targets_and_shapes_may_be_toml_values(written):
     ("given", "message"),
     [
         ({"targt": "x"}, r"no option 'targt'. Did you mean 'target'\?"),
-        ({"calibration": "klx"}, r"calibration: 'klx' is unknown"),
+        ({"granularity": "row"}, "granularity: 'row' is unknown"),
+        ({"dispatch": ["/conv"]}, "dispatch: '/conv' dispatches nothing"),
         ({"layers": "some"}, "layers: 'some' is unknown"),
         ({"samples": "0"}, "samples: '0' is no count"),
         ({"samples": "1.5"}, "samples: '1.5' is no count"),

@@ -7,6 +7,7 @@ import pytest
 
 from analyzer.errors import TargetError
 from analyzer.place import place
+from analyzer.records import Setting
 from analyzer.targets import get_target, target_names
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.onnxruntime import ONNXRUNTIME
@@ -54,3 +55,19 @@ def test_an_unknown_target_names_the_nearest():
     """A typo is answered with the name that was meant."""
     with pytest.raises(TargetError, match=r"no target 'esp32p5'. Did you mean 'esp32p4'\?"):
         get_target("esp32p5")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (Setting(observer="mnmax"), "no calibration 'mnmax'. Did you mean 'minmax'"),
+        (Setting(precision="int9"), "no precision 'int9'. Did you mean 'int8'"),
+        (Setting(granularity="row"), "no granularity 'row'"),
+        (Setting(table={"last": "int9"}), "no precision 'int9'"),
+        (Setting(table={"lst": "int8"}), "no layer 'lst'.* Did you mean 'last'"),
+    ],
+)
+def test_what_a_target_does_not_offer_is_refused(bind, setting, message):
+    """Above all names of layers: quantizers ignore unknown ones silently."""
+    with pytest.raises(TargetError, match=message):
+        place(bind(SILU), ESP32P4, setting)

@@ -13,6 +13,7 @@ from analyzer.calibrate import calibrate
 from analyzer.graph.suffix import SuffixRuns, Unit
 from analyzer.place import place
 from analyzer.probe import MOST_SAMPLES, probe, units_of
+from analyzer.records import Setting
 from analyzer.targets.espdl import ESP32P4
 
 
@@ -26,7 +27,7 @@ def net(bind):
         w0=rng.standard_normal((8, 8)).astype(np.float32),
         w1=rng.standard_normal((8, 8)).astype(np.float32),
     )
-    graph, plan = place(model, ESP32P4, observer="minmax")
+    graph, plan = place(model, ESP32P4, Setting(observer="minmax"))
     return graph, calibrate(graph, plan, ESP32P4, samples_of(4))
 
 

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from analyzer import simulate as stage
 from analyzer.calibrate import calibrate
 from analyzer.place import place
+from analyzer.records import Setting
 from analyzer.simulate import simulate
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.onnxruntime import ONNXRUNTIME
@@ -50,7 +51,7 @@ def samples_of(count, seed=0):
 
 
 def calibrated(model, target):
-    graph, plan = place(model, target, observer="minmax")
+    graph, plan = place(model, target, Setting(observer="minmax"))
     return graph, calibrate(graph, plan, target, samples_of(3))
 
 

@@ -188,12 +188,30 @@ class MSE(Histogram):
 
 
 def make_observer(name: ObserverName, bits: int) -> Observer:
-    """Return a fresh observer by name for a grid of `bits` bits."""
+    """Return a fresh observer for a grid of `bits` bits: minmax, percentile, kl or mse.
+
+    Raises:
+        ValueError: for another name.
+    """
     if name == "minmax":
         return MinMax()
     if name == "percentile":
         return Percentile()
-    return KL(bits) if name == "kl" else MSE(bits)
+    if name == "kl":
+        return KL(bits)
+    if name == "mse":
+        return MSE(bits)
+    raise ValueError(f"There is no observer {name!r}.")
+
+
+def extremes(x: F32, axis: int | None) -> tuple[F64, F64]:
+    """Return smallest and largest value, float64, of one value or one per channel of `axis`."""
+    if axis is not None:
+        rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+        return rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
+    if not x.size:
+        return np.zeros(1), np.zeros(1)
+    return np.array([x.min()], np.float64), np.array([x.max()], np.float64)
 
 
 def order_statistics(x: F32, percentile: float = PERCENTILE) -> tuple[float, float]:

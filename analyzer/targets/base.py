@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
-from analyzer.records import Model, Observer, Quantizer, QuantPlan
+from analyzer.quant.observers import Observer as RangeObserver
+from analyzer.quant.observers import extremes, make_observer
+from analyzer.records import Finding, Model, Observer, Quantizer, QuantPlan, Samples, Setting
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
@@ -24,48 +30,66 @@ def last_axis(model: Model, tensor: str) -> int:
     return max(len(model.shapes[tensor]) - 1, 0)
 
 
-class Target(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target(ABC):
     """One quantizer's rules.
 
+    The hooks are called in the order in which they stand here; those with a body may be left as
+    they are.
+
     Attributes:
+        name: on the command line.
         summary: one line for `--list-targets`.
-        precisions: what a layer can be set to.
-        observer: default range observer of activations.
+        precisions: what a layer can be set to, the default first.
+        observers: of activation ranges, the default first.
+        granularities: of weight scales, the default first.
         calibrates_with_quantized_weights: whether the quantizer finds activation ranges in the
             network whose weights are already quantized.
     """
 
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    observers: tuple[Observer, ...]
+    granularities: tuple[str, ...] = ("channel",)
+    calibrates_with_quantized_weights: bool = False
 
-    @property
-    def summary(self) -> str:
-        """One line for `--list-targets`."""
+    def rewrite(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+        """Simplify the user's own model as the quantizer does before it looks at it.
 
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """What a layer can be set to."""
+        Args:
+            proto: as it stands in the file; may be modified.
 
-    @property
-    def observer(self) -> Observer:
-        """Default range observer of activations."""
-
-    @property
-    def calibrates_with_quantized_weights(self) -> bool:
-        """Whether activation ranges are those of the network with quantized weights."""
+        Returns:
+            the model, and notes on what was done.
+        """
+        return proto, ()
 
     def prepare(self, model: Model) -> Model:
-        """Rewrite a bound model into the graph that this quantizer really quantizes."""
+        """Rewrite a bound canonical model into the graph that the quantizer really quantizes."""
+        return model
 
-    def place(self, model: Model, *, observer: Observer | None = None) -> QuantPlan:
+    @abstractmethod
+    def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Place all quantizers; their scales are still missing.
 
         Args:
             model: as `prepare` returned it.
-            observer: overrides the default one for activations.
+            setting: every value checked against what this target offers.
         """
 
+    def make_observer(self, quantizer: Quantizer) -> RangeObserver:
+        """Return a fresh observer of the kind `quantizer.observer` for its activation range.
+
+        Quantizers that agree in tensors, observer, bits and symmetry share one.
+        """
+        return make_observer(quantizer.observer or "minmax", quantizer.bits)
+
+    def constant_range(self, x: F32, quantizer: Quantizer) -> tuple[F64, F64]:
+        """Return the range of a parameter, one value or one per channel of `quantizer.axis`."""
+        return extremes(x, quantizer.axis)
+
+    @abstractmethod
     def scale(self, quantizer: Quantizer, lo: F64, hi: F64, kind: Observer) -> tuple[F64, I64]:
         """Turn ranges into scales and zero points.
 
@@ -77,7 +101,7 @@ class Target(Protocol):
         """
 
     def weight_scale(self, bias: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
-        """Return the weight's scale once its layer's bias is known.
+        """Return the weight's scale once its layer's bias is known; a bias may need a wider one.
 
         Args:
             bias: quantizer of the bias; its own scale will be weight scale times input scale.
@@ -85,3 +109,18 @@ class Target(Protocol):
             input_scale: of the layer's input.
             values: the bias, flattened.
         """
+        return scale
+
+    def complete(self, model: Model, plan: QuantPlan, samples: Samples) -> tuple[Model, QuantPlan]:
+        """Do what the quantizer does once all scales are known (tables, bias correction).
+
+        Args:
+            model: as `prepare` returned it.
+            plan: calibrated.
+            samples: the calibration data.
+        """
+        return model, plan
+
+    def findings(self, model: Model, plan: QuantPlan) -> Sequence[Finding]:
+        """Return the quantizer's quirks that this calibrated plan runs into."""
+        return ()

@@ -16,8 +16,8 @@ from onnx import helper
 
 from analyzer.graph.build import is_float
 from analyzer.graph.view import GraphView
-from analyzer.records import Model, Observer, Quantizer, QuantPlan, Role
-from analyzer.targets.base import COMPUTING, F64, I64, last_axis
+from analyzer.records import Model, Observer, Quantizer, QuantPlan, Role, Setting
+from analyzer.targets.base import COMPUTING, F64, I64, Target, last_axis
 
 # Keys of QLinearOpsRegistry and QDQRegistry: the default `op_types_to_quantize`.
 QUANTIZED = frozenset(
@@ -91,28 +91,23 @@ class _Marks:
         return tensor in self.tensors or tensor in self.biases
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxRuntime:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxRuntime(Target):
     """S8S8 QDQ, per-channel weights, MinMax calibration."""
 
     name: str = "onnxruntime"
     summary: str = "onnxruntime quantize_static, QDQ, int8 activations, int8 per-channel weights"
-    precisions: tuple[str, ...] = ("int8", "fp32")
-    observer: Observer = "minmax"
-    calibrates_with_quantized_weights: bool = False
+    precisions: tuple[str, ...] = ("int8",)
+    observers: tuple[Observer, ...] = ("minmax", "percentile", "kl", "mse")
 
-    def prepare(self, model: Model) -> Model:
-        """Return the model as it is: `quantize_static` rewrites nothing by itself."""
-        return model
-
-    def place(self, model: Model, *, observer: Observer | None = None) -> QuantPlan:
+    def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Mark tensors as the op handlers of `quantize_static` do, then turn them into slots."""
         view = GraphView(model.proto.graph)
         marks = _Marks(model, view)
         for node in view.nodes.values():
             if node.op_type in QUANTIZED and node.domain in ("", "com.microsoft"):
                 _mark(marks, node)
-        quantizers = _slots(marks, observer or self.observer)
+        quantizers = _slots(marks, setting.observer or self.observers[0])
         carrying = {q.node for q in quantizers}
         layers = tuple(
             name

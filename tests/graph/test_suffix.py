@@ -17,6 +17,7 @@ from analyzer.graph.suffix import SuffixRuns, Unit
 from analyzer.graph.view import GraphView
 from analyzer.place import place
 from analyzer.probe import units_of
+from analyzer.records import Setting
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.onnxruntime import ONNXRUNTIME
 
@@ -42,7 +43,7 @@ def feeds_of(model, seed):
 
 
 def calibrated_units(model, target=ESP32P4, layers=None):
-    graph, plan = place(model, target, observer="minmax")
+    graph, plan = place(model, target, Setting(observer="minmax"))
     plan = calibrate(graph, plan, target, [feeds_of(model, seed) for seed in range(2)])
     return graph, units_of(plan, layers or plan.layers), plan
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyzer.place import place
-from analyzer.records import Quantizer
+from analyzer.records import Quantizer, Setting
 from analyzer.targets.espdl import ESP32P4
 
 
-def states(model, **options):
+def states(model):
     """Return slot -> "own", "off", "bias" or "as <slot of the scale>"; float ones are left out."""
-    _, plan = place(model, ESP32P4, **options)
+    _, plan = place(model, ESP32P4)
     found = {}
     for q in plan.quantizers:
         if not q.active:
@@ -29,7 +29,7 @@ def states(model, **options):
 
 
 def by_slot(model, **options):
-    _, plan = place(model, ESP32P4, **options)
+    _, plan = place(model, ESP32P4, Setting(**options))
     return {f"{q.node}.{q.slot}": q for q in plan.quantizers}
 
 
