@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # one `pip install` per line
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "esp-ppq": ("torch==2.13.0", "esp-ppq==1.3.12"),
+    "pytorch": ("torch==2.13.0", "onnx onnxruntime onnxscript numpy"),
     "nncf": ("nncf==3.4.* openvino onnx onnxruntime",),
     "modelopt": ("torch==2.13.0", "nvidia-modelopt[onnx]==0.47.*"),
     "ai-edge-quantizer": ("ai-edge-quantizer==0.10.*",),
