@@ -11,7 +11,15 @@ from importlib.metadata import version
 
 from analyzer.config import Config
 from analyzer.probe import Isolated
-from analyzer.records import DataInfo, LayerError, Model, OutputError, Provenance, QuantPlan
+from analyzer.records import (
+    DataInfo,
+    Finding,
+    LayerError,
+    Model,
+    OutputError,
+    Provenance,
+    QuantPlan,
+)
 from analyzer.simulate import Simulation
 
 
@@ -45,11 +53,15 @@ def layers(
     simulation: Simulation,
     isolated: Mapping[str, Isolated],
     config: Config,
+    findings: Sequence[Finding] = (),
 ) -> tuple[LayerError, ...]:
     """Return one row per layer of the plan, in execution order."""
     groups = {q.node: q.group for q in plan.quantizers if q.group and q.active}
     types = {n.name: model.op_types.get(n.name, n.op_type) for n in model.proto.graph.node}
     carrying = {q.node for q in plan.quantizers if q.active}
+    codes: dict[str | None, dict[str, None]] = {}
+    for finding in findings:
+        codes.setdefault(finding.layer, {})[finding.code] = None
     rows = []
     for name in plan.layers:
         graphwise = simulation.graphwise.get(simulation.layer_tensor[name])
@@ -73,6 +85,7 @@ def layers(
                 isolated_samples=alone.samples if alone else 0,
                 isolated_by_output=alone.by_output if alone else {},
                 group=groups.get(name),
+                findings=tuple(codes.get(name, ())),
                 status=_status(
                     name,
                     plan,

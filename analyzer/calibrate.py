@@ -8,7 +8,7 @@ observers and dropped before the next part runs.  Memory depends on the model on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ from analyzer.quant.observers import Observer, Range
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 from analyzer.targets.base import Target
 
+Job = tuple[QuantPlan, Target]
 Watch = tuple[tuple[str, ...], str | None, int, bool]  # tensors, observer, bits, symmetric
 
 SEGMENT_BYTES = 48 << 20
@@ -48,18 +49,31 @@ def calibrate(
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
 ) -> QuantPlan:
-    """Fill in every scale of `plan`.
+    """Fill in every scale of one plan, see `calibrate_all`."""
+    (done,) = calibrate_all(model, [(plan, target)], samples, workers=workers, step=step)
+    return done
+
+
+def calibrate_all(
+    model: Model,
+    jobs: Sequence[Job],
+    samples: Samples,
+    *,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[QuantPlan]:
+    """Fill in every scale of several plans for one graph.
 
     Args:
         model: the graph that `place` returned.
-        plan: its quantizers, placed.
-        target: turns ranges into scales.
+        jobs: plans whose quantizers are placed, and the target of each, which turns ranges into
+            scales.  Those that calibrate on the FP32 graph share its runs.
         samples: all calibration data, one run each; read once per phase.
         workers: threads that run samples side by side.
         step: told the number of runs finished since the last call.
 
     Returns:
-        the plan with scales and zero points.
+        the plans with scales and zero points.
 
     Raises:
         DataError: if there is no sample, or a tensor turns NaN or infinite on the data.
@@ -67,8 +81,58 @@ def calibrate(
     if not len(samples):
         raise DataError("There is no calibration sample.", "Give --calib at least one input.")
     view = GraphView(model.proto.graph)
-    done = {q.key: q for q in _constant_scales(view, plan, target)}
-    ranges = _observe(model, view, plan, target, done, samples, workers, step)
+    known = [{q.key: q for q in _constant_scales(view, *job)} for job in jobs]
+    for sweep in _sweeps(jobs):
+        watches = {number: _watches(*jobs[number]) for number in sweep}
+        together = [pair for found in watches.values() for pair in found.items()]
+        first = sweep[0]
+        weights = known[first].values() if _needs_weights(jobs[first]) else ()
+        _observe(model, view, together, weights, samples, workers, step)
+        for number in sweep:
+            ranges = {watch: observer.result() for watch, observer in watches[number].items()}
+            _scale_activations(*jobs[number], ranges, known[number])
+    for (plan, target), done in zip(jobs, known, strict=True):
+        _resolve(plan, view, target, done)
+    return [
+        replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
+        for (plan, _), done in zip(jobs, known, strict=True)
+    ]
+
+
+def calibration_phases(jobs: Sequence[Job]) -> int:
+    """Return how often the samples will be read."""
+    return sum(
+        max((o.phases for n in sweep for o in _watches(*jobs[n]).values()), default=0)
+        for sweep in _sweeps(jobs)
+    )
+
+
+def _needs_weights(job: Job) -> bool:
+    return job[1].calibrates_with_quantized_weights
+
+
+def _sweeps(jobs: Sequence[Job]) -> list[list[int]]:
+    """Return the numbers of the jobs that can look at the same runs."""
+    shared = [n for n, job in enumerate(jobs) if not _needs_weights(job)]
+    alone = [[n] for n, job in enumerate(jobs) if _needs_weights(job)]
+    return [*([shared] if shared else []), *alone]
+
+
+def _watches(plan: QuantPlan, target: Target) -> dict[Watch, Observer]:
+    watches: dict[Watch, Observer] = {}
+    for quantizer in _observed(plan):
+        watch = _watch(quantizer)
+        if watch not in watches:
+            watches[watch] = target.make_observer(quantizer)
+    return watches
+
+
+def _scale_activations(
+    plan: QuantPlan,
+    target: Target,
+    ranges: Mapping[Watch, Range],
+    done: dict[tuple[str, str], Quantizer],
+) -> None:
     for quantizer in plan.quantizers:
         if quantizer.key in done or quantizer.follows or quantizer.role == "bias":
             continue
@@ -78,13 +142,6 @@ def calibrate(
             else Range(*quantizer.fixed_range, "minmax", *quantizer.fixed_range)
         )
         done[quantizer.key] = _scaled(target, quantizer, found)
-    _resolve(plan, view, target, done)
-    return replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
-
-
-def calibration_phases(plan: QuantPlan, target: Target) -> int:
-    """Return how often the samples will be read."""
-    return max((target.make_observer(q).phases for q in _observed(plan)), default=0)
 
 
 def _constant_scales(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
@@ -118,26 +175,20 @@ def _watch(quantizer: Quantizer) -> Watch:
 def _observe(
     model: Model,
     view: GraphView,
-    plan: QuantPlan,
-    target: Target,
-    done: Mapping[tuple[str, str], Quantizer],
+    watches: Sequence[tuple[Watch, Observer]],
+    weights: Iterable[Quantizer],
     samples: Samples,
     workers: int,
     step: Callable[[int], None],
-) -> dict[Watch, Range]:
-    watches: dict[Watch, Observer] = {}
-    for quantizer in _observed(plan):
-        watch = _watch(quantizer)
-        if watch not in watches:
-            watches[watch] = target.make_observer(quantizer)
+) -> None:
+    """Show all samples to the observers, in the network whose `weights` are quantized."""
     by_tensor: dict[str, list[Observer]] = {}
-    for (tensors, *_), observer in watches.items():
+    for (tensors, *_), observer in watches:
         for tensor in tensors:
             if not view.is_constant(tensor):
                 by_tensor.setdefault(tensor, []).append(observer)
-    weights = done.values() if target.calibrates_with_quantized_weights else ()
     parts = _compile(model, view, set(by_tensor), slots_by_node(weights))
-    locks = {id(observer): threading.Lock() for observer in watches.values()}
+    locks = {id(observer): threading.Lock() for _, observer in watches}
     last = {t: p for p, part in enumerate(parts) for t in part.reads}
 
     def one(index: int, phase: int) -> None:
@@ -157,15 +208,14 @@ def _observe(
             for tensor in [t for t in values if last.get(t, -1) <= position]:
                 del values[tensor]
 
-    phases = max((o.phases for o in watches.values()), default=0)
+    phases = max((o.phases for _, o in watches), default=0)
     with ThreadPoolExecutor(workers) as pool:
         for phase in range(phases):
-            for (tensors, *_), observer in watches.items():
+            for (tensors, *_), observer in watches:
                 for tensor in filter(view.is_constant, tensors):
                     observer.update(view.array(tensor).astype(np.float32), phase)
             for _ in pool.map(lambda i, p=phase: one(i, p), range(len(samples))):
                 step(1)
-    return {watch: observer.result() for watch, observer in watches.items()}
 
 
 def _compile(

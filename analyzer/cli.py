@@ -22,6 +22,7 @@ from analyzer.errors import ConfigError, QAnalyzeError, StoreError, nearest
 
 if TYPE_CHECKING:
     from analyzer.records import Analysis
+    from analyzer.report.comparison import Comparison
 
 INPUT, PICTURES, TARGET = "Input", "Preparing pictures", "Target"
 MEASURING, GATE, OUTPUT, INFO = "Measuring", "Gate", "Output", "Info"
@@ -222,7 +223,7 @@ def analyze(
     target: Annotated[
         str | None,
         typer.Option(
-            help="Quantizer to imitate, see --list-targets; several with commas. "
+            help="Quantizer to imitate, see --list-targets; several with commas, or all. "
             r"\[default: esp32p4]",
             envvar="QANALYZE_TARGET",
             metavar="NAME",
@@ -373,68 +374,89 @@ def _run(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    from dataclasses import replace
-
     from analyzer.config import check_environment, resolve
-    from analyzer.pipeline import run
+    from analyzer.pipeline import run_targets
+    from analyzer.report.comparison import Comparison
     from analyzer.report.files import write_reports
     from analyzer.report.progress import Progress
 
     check_environment(os.environ)
     config = resolve(given)
-    names = _targets(config.target, format_)
+    names, every = _targets(config.target)
     if not config.calib:
         raise ConfigError(
             "There is no calibration data.",
             "Give --calib a folder of inputs, see qanalyze --help.",
         )
-    failed = []
-    folders = {name: _folder(out, model, name, of_several=len(names) > 1) for name in names}
+    several = len(names) > 1
+    folders = {name: _folder(out, model, name, of_several=several) for name in names}
     for folder in folders.values():
         _check_folder(folder)
-    for name, folder in folders.items():
-        analysis = run(
-            model,
-            replace(config, target=name),
-            progress=Progress(quiet=quiet),
-            command=shlex.join(["qanalyze", *sys.argv[1:]]),
-        )
-        report = write_reports(analysis, folder)["report.html"]
+    outcome = run_targets(
+        model,
+        config,
+        names,
+        progress=Progress(quiet=quiet),
+        command=shlex.join(["qanalyze", *sys.argv[1:]]),
+        leave_out_unfit=every,
+    )
+    reports = {
+        analysis.provenance.target: write_reports(analysis, folders[analysis.provenance.target])[
+            "report.html"
+        ]
+        for analysis in outcome.analyses
+    }
+    if several:
+        comparison = Comparison(outcome.analyses, outcome.refused, reports)
+        _compare(comparison, format_, _comparison_file(out, model), show_all=show_all)
+    else:
+        (analysis,) = outcome.analyses
+        (report,) = reports.values()
         _show(analysis, format_, report, show_all=show_all, quiet=quiet)
-        if verbose:
-            for stage, seconds in analysis.timing.items():
-                _say(f"{stage:<12}{seconds:8.2f} s")
-            _say(f"{'peak memory':<12}{analysis.peak_rss_bytes / 1e6:8.0f} MB")
-        worst = analysis.worst_output
-        if config.max_nsr is not None and not worst.nsr <= config.max_nsr:
-            failed.append(
-                f"Gate failed: output {worst.name!r} has an NSR of {worst.nsr:.3%} for {name}, "
-                f"above --max-nsr {config.max_nsr:.3%}."
-            )
+    if verbose:
+        last = outcome.analyses[-1]
+        for stage, seconds in last.timing.items():
+            _say(f"{stage:<12}{seconds:8.2f} s")
+        _say(f"{'peak memory':<12}{last.peak_rss_bytes / 1e6:8.0f} MB")
+    failed = [line for a in outcome.analyses if (line := _gate(a, config.max_nsr))]
     _say(*failed)
     return 1 if failed else 0
 
 
-def _targets(given: str, format_: Format) -> list[str]:
-    """Split and check the value of --target."""
+def _gate(analysis: Analysis, max_nsr: float | None) -> str | None:
+    """Say in one line why an analysis fails the gate, if it does."""
+    worst = analysis.worst_output
+    if max_nsr is None or worst.nsr <= max_nsr:
+        return None
+    return (
+        f"Gate failed: output {worst.name!r} has an NSR of {worst.nsr:.3%} for "
+        f"{analysis.provenance.target}, above --max-nsr {max_nsr:.3%}."
+    )
+
+
+def _targets(given: str) -> tuple[list[str], bool]:
+    """Split and check the value of --target; tell whether it is "all"."""
     from analyzer.targets import target_names
 
+    if given.strip() == "all":
+        return target_names(), True
     names = list(dict.fromkeys(name.strip() for name in given.split(",")))
     for name in names:
         if name not in target_names():
-            raise ConfigError(f"There is no target {name!r}.", nearest(name, target_names()))
-    if len(names) > 1 and format_ is not Format.TABLE:
-        raise ConfigError(
-            f"--format {format_} writes one analysis, and there are {len(names)} targets.",
-            "Give one target, or read the files in the folder of each.",
-        )
-    return names
+            raise ConfigError(
+                f"There is no target {name!r}.", nearest(name, [*target_names(), "all"])
+            )
+    return names, False
 
 
 def _folder(out: Path | None, model: Path, target: str, *, of_several: bool) -> Path:
     if out is None:
         return Path("reports") / f"{model.stem}.{target}"
     return out / target if of_several else out
+
+
+def _comparison_file(out: Path | None, model: Path) -> Path:
+    return Path("reports") / f"{model.stem}.targets.csv" if out is None else out / "targets.csv"
 
 
 def _check_folder(folder: Path) -> None:
@@ -455,7 +477,7 @@ def _check_folder(folder: Path) -> None:
 def _show(
     analysis: Analysis, format_: Format, report: Path, *, show_all: bool, quiet: bool
 ) -> None:
-    """Write the result to stdout."""
+    """Write one result to stdout."""
     from analyzer.report.tables import render_csv, render_markdown
     from analyzer.store import to_json
 
@@ -465,6 +487,33 @@ def _show(
         render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
         text = render[format_](analysis)
         _say(f"Report   {report}")
+    _write(text)
+
+
+def _compare(comparison: Comparison, format_: Format, file: Path, *, show_all: bool) -> None:
+    """Write the comparison of several results to stdout, and as CSV beside the reports."""
+    from rich.console import Console
+
+    from analyzer.report import comparison as side_by_side
+    from analyzer.store import write_files
+
+    write_files({file: side_by_side.render_comparison_csv(comparison)})
+    if format_ is Format.TABLE:
+        console = Console()
+        with console.capture() as shown:
+            side_by_side.render_comparison(comparison, console=console, show_all=show_all)
+        text = shown.get()
+    else:
+        render = {
+            Format.JSON: side_by_side.render_comparison_json,
+            Format.CSV: side_by_side.render_comparison_csv,
+            Format.MARKDOWN: side_by_side.render_comparison_markdown,
+        }
+        text = render[format_](comparison)
+    _write(text)
+
+
+def _write(text: str) -> None:
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()

@@ -3,32 +3,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol, TypeVar
 
 from analyzer.assemble import layers, outputs, provenance
-from analyzer.calibrate import calibrate, calibration_phases
+from analyzer.calibrate import calibrate_all, calibration_phases
 from analyzer.config import Config
-from analyzer.data import Dataset, check_inputs, open_data
+from analyzer.errors import TargetError
 from analyzer.graph.session import release_unused
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import check_setting, place
-from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, probe, units_of
-from analyzer.records import Analysis, DataInfo, Model, QuantPlan
-from analyzer.simulate import simulate
+from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, Isolated, probe, units_of
+from analyzer.records import Analysis, Model, QuantPlan
+from analyzer.samples import Chosen, check_roles, open_roles
+from analyzer.simulate import Simulation, simulate_all
 from analyzer.targets import get_target
+from analyzer.targets.base import Target
 
-ANALYSIS_SAMPLES = 32  # how many samples are analysed where the user leaves it open
-CHECKED_SAMPLES = 4
 MOST_WORKERS = 8  # each holds the tensors of one sample's segment: memory grows with them
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -41,22 +42,16 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Some samples of a data set, in order."""
+class Outcome:
+    """What became of a run for several targets.
 
-    data: Dataset
-    indices: tuple[int, ...]
-    selection: str
+    Attributes:
+        analyses: of the targets that could be analysed, in the order asked for.
+        refused: target -> one sentence why not.
+    """
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return self.data[self.indices[position]]
-
-    def info(self, role: str) -> DataInfo:
-        """Return the record of these samples in a role."""
-        return self.data.info(role, self.selection, self.indices)
+    analyses: tuple[Analysis, ...]
+    refused: Mapping[str, str]
 
 
 def run(
@@ -67,58 +62,202 @@ def run(
     Raises:
         QAnalyzeError: for anything wrong with model, data, target or configuration.
     """
-    target = get_target(config.target)
-    check_setting(target, config.setting)
-    timing: dict[str, float] = {}
-    workers = config.threads or min(_cores(), MOST_WORKERS)
+    outcome = run_targets(path, config, [config.target], progress=progress, command=command)
+    return outcome.analyses[0]
+
+
+def run_targets(
+    path: Path,
+    config: Config,
+    names: Sequence[str],
+    *,
+    progress: Progress | None = None,
+    command: str = "",
+    leave_out_unfit: bool = False,
+) -> Outcome:
+    """Analyse one model for several targets, which share data, FP32 runs and what is equal.
+
+    Args:
+        path: of the model.
+        config: its `target` is not looked at.
+        names: of targets.
+        progress: shows how far the run has come.
+        command: kept for provenance.
+        leave_out_unfit: go on without targets that do not offer what `config` asks for or
+            quantize nothing of the model; False: raise.
+
+    Raises:
+        QAnalyzeError: for anything wrong with model, data, targets or configuration.
+    """
+    with ExitStack() as stack:
+        going = _Run(path, config, progress, command, stack, leave_out_unfit=leave_out_unfit)
+        found: dict[str, Analysis] = {}
+        for alike in _grouped(going.targets(names), key=lambda t: _function(t.rewrite)):
+            jobs = going.calibrate(going.place(alike))
+            for job, simulation in going.simulate(jobs):
+                found[job.target.name] = going.analysis(
+                    job, simulation, going.probe(job, simulation)
+                )
+    return Outcome(tuple(found[name] for name in names if name in found), going.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One target at work: its own graph, and its plan at whatever stage that is."""
+
+    target: Target
+    graph: Model
+    plan: QuantPlan
+
+
+class _Run:
+    """What the stages of one run have in common; every method is one stage."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        progress: Progress | None,
+        command: str,
+        stack: ExitStack,
+        *,
+        leave_out_unfit: bool,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.progress = progress
+        self.command = command
+        self.stack = stack
+        self.leave_out_unfit = leave_out_unfit
+        self.workers = config.threads or min(_cores(), MOST_WORKERS)
+        self.refused: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.roles: tuple[Chosen, Chosen] | None = None
+        self.warnings: tuple[str, ...] = ()
+
+    def targets(self, names: Sequence[str]) -> list[Target]:
+        found = []
+        for name in names:
+            with self._unfit(name):
+                target = get_target(name)
+                check_setting(target, self.config.setting)
+                found.append(target)
+        return found
+
+    def place(self, targets: Sequence[Target]) -> list[_Job]:
+        """Load the model as these targets see it, and place their quantizers."""
+        jobs = []
+        with self._stage("load", 0, "model"):
+            model = load_model(self.path)
+            if self.roles is None:
+                self.roles = open_roles(model, self.config, self.stack)
+                self.warnings = check_roles(model, self.config, *self.roles)
+            data = self.roles[0]
+            model = bind_shapes(model, data.data.shapes, sample=data[0])
+            for target in targets:
+                with self._unfit(target.name):
+                    jobs.append(_Job(target, *place(model, target, self.config.setting)))
+        return jobs
+
+    def calibrate(self, jobs: Sequence[_Job]) -> list[_Job]:
+        done = []
+        for alike in _grouped(jobs, key=lambda job: _identity(job.graph)):
+            pairs = [(job.plan, job.target) for job in alike]
+            samples, graph = self._samples(0), alike[0].graph
+            with self._stage("calibrate", calibration_phases(pairs) * len(samples), "run") as step:
+                plans = calibrate_all(graph, pairs, samples, workers=self.workers, step=step)
+                for job, plan in zip(alike, plans, strict=True):
+                    completed = job.target.complete(job.graph, plan, samples)
+                    done.append(_Job(job.target, *completed))
+        return done
+
+    def simulate(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Simulation]]:
+        # completing a plan may have changed its graph: those that are still equal go together
+        for alike in _grouped(jobs, key=lambda job: _identity(job.graph)):
+            samples, plans = self._samples(1), [job.plan for job in alike]
+            with self._stage("simulate", len(samples)) as step:
+                graph = alike[0].graph
+                found = simulate_all(graph, plans, samples, workers=self.workers, step=step)
+            yield from zip(alike, found, strict=True)
+
+    def probe(self, job: _Job, simulation: Simulation) -> dict[str, Isolated]:
+        plan, samples = job.plan, self._samples(1)
+        units = units_of(plan, plan.layers if self.config.layers == "all" else _computing(plan))
+        exact = self.config.samples is not None
+        each = len(samples) if exact else min(FIRST_SAMPLES, len(samples))
+        with self._stage("probe", len(units) * each, "probe") as step:
+            return probe(
+                job.graph,
+                units,
+                samples,
+                every_sample=exact,
+                order=None if exact else simulation.order(MOST_SAMPLES),
+                workers=self.workers,
+                step=step,
+            )
+
+    def analysis(
+        self, job: _Job, simulation: Simulation, isolated: Mapping[str, Isolated]
+    ) -> Analysis:
+        config = replace(self.config, target=job.target.name)
+        infos = (self._samples(0).info("calibration"), self._samples(1).info("analysis"))
+        findings = tuple(job.target.findings(job.graph, job.plan))
+        return Analysis(
+            provenance=provenance(job.graph, config, infos, self.command),
+            outputs=outputs(job.graph, simulation, isolated),
+            layers=layers(job.graph, job.plan, simulation, isolated, config, findings),
+            plan=job.plan,
+            findings=findings,
+            timing=dict(self.seconds),
+            peak_rss_bytes=peak_rss_bytes(),
+            warnings=(*self.warnings, *job.graph.notes, *job.plan.notes),
+        )
+
+    def _samples(self, role: int) -> Chosen:
+        assert self.roles is not None, "the data are opened with the first model"
+        return self.roles[role]
 
     @contextmanager
-    def stage(name: str, total: int, unit: str = "sample") -> Iterator[Callable[[int], None]]:
+    def _unfit(self, name: str) -> Iterator[None]:
+        """Note why a target is left out, where that is wanted."""
+        try:
+            yield
+        except TargetError as error:
+            if not self.leave_out_unfit:
+                raise
+            self.refused[name] = str(error)
+
+    @contextmanager
+    def _stage(
+        self, name: str, total: int, unit: str = "sample"
+    ) -> Iterator[Callable[[int], None]]:
+        """Show one stage, and add up how long it takes."""
         start = time.perf_counter()
+        progress = self.progress
         shown = progress.stage(name, total, unit) if progress else nullcontext(lambda n: None)
         with shown as step:
             yield step
         release_unused()
-        timing[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    with ExitStack() as stack:
-        with stage("load", 0, "model"):
-            model = load_model(path)
-            calibration, analysis = _open(model, config, stack)
-            warnings = _check(model, config, calibration, analysis)
-            model = bind_shapes(model, calibration.data.shapes, sample=calibration[0])
-            graph, plan = place(model, target, config.setting)
-        phases = calibration_phases(plan, target)
-        with stage("calibrate", phases * len(calibration), "run") as step:
-            plan = calibrate(graph, plan, target, calibration, workers=workers, step=step)
-            graph, plan = target.complete(graph, plan, calibration)
-        with stage("simulate", len(analysis)) as step:
-            simulation = simulate(graph, plan, analysis, workers=workers, step=step)
-        probed = plan.layers if config.layers == "all" else _computing(plan)
-        units = units_of(plan, probed)
-        exact = config.samples is not None
-        expected = len(units) * (len(analysis) if exact else min(FIRST_SAMPLES, len(analysis)))
-        with stage("probe", expected, "probe") as step:
-            isolated = probe(
-                graph,
-                units,
-                analysis,
-                every_sample=exact,
-                order=None if exact else simulation.order(MOST_SAMPLES),
-                workers=workers,
-                step=step,
-            )
-        infos = (calibration.info("calibration"), analysis.info("analysis"))
-    return Analysis(
-        provenance=provenance(model, config, infos, command),
-        outputs=outputs(graph, simulation, isolated),
-        layers=layers(graph, plan, simulation, isolated, config),
-        plan=plan,
-        findings=tuple(target.findings(graph, plan)),
-        timing=timing,
-        peak_rss_bytes=peak_rss_bytes(),
-        warnings=(*warnings, *model.notes, *plan.notes),
-    )
+
+def _grouped(items: Iterable[Item], *, key: Callable[[Item], object]) -> list[list[Item]]:
+    """Group equal items, in the order of their first members."""
+    groups: dict[object, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _function(method: object) -> object:
+    """Return what a bound method is bound from: equal for targets that share it."""
+    return getattr(method, "__func__", method)
+
+
+def _identity(graph: Model) -> tuple[object, ...]:
+    """Return what two graphs must share to be run together."""
+    names = tuple(sorted(graph.source_nodes.items())), tuple(sorted(graph.op_types.items()))
+    return hashlib.sha256(graph.proto.SerializeToString(deterministic=True)).digest(), *names
 
 
 def _cores() -> int:
@@ -126,56 +265,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _open(model: Model, config: Config, stack: ExitStack) -> tuple[Chosen, Chosen]:
-    """Open the data in both roles and choose the samples of each."""
-
-    def opened(spec: str, role: str, limit: int | None) -> Dataset:
-        data = open_data(
-            spec,
-            model.inputs,
-            role=role,
-            metadata=model.metadata,
-            preset=config.preset,
-            overrides=config.preprocessing,
-            limit=limit,
-            shapes=config.shapes,
-        )
-        stack.callback(data.close)
-        return data
-
-    data = opened(config.calib, "calibration", config.calib_samples)
-    selection = f"the first {len(data)}" if len(data) < data.available else "all"
-    calibration = Chosen(data, tuple(range(len(data))), selection)
-    other = opened(config.eval, "analysis", None) if config.eval else data
-    name = "samples of --eval" if config.eval else "calibration samples"
-    return calibration, _spread(other, config.samples or ANALYSIS_SAMPLES, name)
-
-
-def _spread(data: Dataset, wanted: int, name: str) -> Chosen:
-    """Choose `wanted` samples evenly over the data set, or all where there are not more."""
-    if wanted >= len(data):
-        return Chosen(data, tuple(range(len(data))), f"all {len(data)} {name}")
-    indices = np.linspace(0, len(data) - 1, wanted).round().astype(int)
-    return Chosen(data, tuple(indices.tolist()), f"{wanted} of {len(data)} {name}, evenly spread")
-
-
-def _check(model: Model, config: Config, calibration: Chosen, analysis: Chosen) -> tuple[str, ...]:
-    """Look at a few samples of each role before anything runs."""
-    lines: dict[str, None] = {}
-    if config.samples is not None and config.samples > len(analysis):
-        few = f"--samples asks for {config.samples}, there are {len(analysis)}: all are analysed."
-        lines[few] = None
-    for chosen in (calibration, analysis):
-        lines.update(dict.fromkeys(chosen.data.warnings))
-        some = chosen.indices[:CHECKED_SAMPLES]
-        lines.update(
-            dict.fromkeys(check_inputs(chosen.data, model.inputs, some, metadata=model.metadata))
-        )
-        if chosen.data is calibration.data and chosen is not calibration:
-            break
-    return tuple(lines)
 
 
 def _computing(plan: QuantPlan) -> tuple[str, ...]:

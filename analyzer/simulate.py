@@ -2,8 +2,9 @@
 """The simulate stage: FP32 and fake-quantized branch side by side, layer by layer.
 
 Three branches run through every segment: plain, quantized everywhere (its noise accumulates), and
-local (every layer quantized, but fed with plain tensors).  A segment's tensors are compared and
-dropped before the next one runs, so memory does not grow with depth or samples.
+local (every layer quantized, but fed with plain tensors).  Several plans for one graph share the
+plain branch.  A segment's tensors are compared and dropped before the next one runs, so memory
+does not grow with depth or samples.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView
 from analyzer.quant.herding import representative_order
 from analyzer.quant.metrics import Comparison, ErrorSums, compare, nsr_of
-from analyzer.records import Model, Quantizer, QuantPlan, Samples
+from analyzer.records import Model, Quantizer, QuantPlan, Sample, Samples
 
 SEGMENT_BYTES = 24 << 20
 _QUANTIZED = "q:"
@@ -52,20 +53,25 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One comparison: of which session outputs, and what it is called (a tensor, or a layer)."""
+    """One comparison of a twin's output `made` with a plain tensor.
+
+    Attributes:
+        key: what it is called: a tensor, or a layer where `local`.
+    """
 
     key: str
     local: bool
-    twin: str
-    reference: str
+    made: str
+    plain: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One compiled segment.
+class _Twin:
+    """The quantized and the local branch of one plan through one segment.
 
     Attributes:
-        writes: session output -> name under which later segments read it.
+        reads: session inputs; those without a prefix are plain tensors.
+        writes: session output -> name under which later segments of this plan read it.
     """
 
     session: ort.InferenceSession
@@ -73,6 +79,16 @@ class _Part:
     outputs: tuple[str, ...]
     writes: Mapping[str, str]
     measures: tuple[_Measure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One segment: its plain branch, and a twin for every plan that is held against it."""
+
+    session: ort.InferenceSession
+    reads: tuple[str, ...]
+    outputs: tuple[str, ...]
+    twins: tuple[_Twin, ...]
 
 
 def simulate(
@@ -83,85 +99,128 @@ def simulate(
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
 ) -> Simulation:
+    """Measure the errors of one plan, see `simulate_all`."""
+    (result,) = simulate_all(model, [plan], samples, workers=workers, step=step)
+    return result
+
+
+def simulate_all(
+    model: Model,
+    plans: Sequence[QuantPlan],
+    samples: Samples,
+    *,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[Simulation]:
     """Measure the graphwise error of every layer and output and the local error of every layer.
 
     Args:
-        model: the graph that `plan` belongs to.
-        plan: calibrated.
+        model: the graph that all plans belong to; it runs once in FP32 for all of them.
+        plans: calibrated.
         samples: one run each.
         workers: threads that run samples side by side.
         step: told the number of runs finished since the last call.
 
     Returns:
-        sums over all samples; float tensors only.
+        per plan, sums over all samples; float tensors only.
     """
     view = GraphView(model.proto.graph)
-    parts = _compile(model, view, plan)
-    result = Simulation(
-        layer_tensor={n: view.nodes[n].output[0] for n in plan.layers if n in view.nodes}
-    )
-    last = {t: p for p, part in enumerate(parts) for t in part.reads}
+    parts = _compile(model, view, plans)
+    results = [
+        Simulation(
+            layer_tensor={n: view.nodes[n].output[0] for n in plan.layers if n in view.nodes}
+        )
+        for plan in plans
+    ]
 
-    def one(index: int) -> list[Comparison]:
-        values: dict[str, Value] = {}
-        for name, array in samples[index].items():
-            values[name] = values[_QUANTIZED + name] = to_value(array)
-        found = []
-        for position, part in enumerate(parts):
-            made = run(part.session, part.outputs, {t: values[t] for t in part.reads})
-            found += [
-                compare(made[m.twin].numpy(), made[m.reference].numpy()) for m in part.measures
-            ]
-            values.update((name, made[output]) for output, name in part.writes.items())
-            for tensor in [t for t in values if last.get(t, -1) <= position]:
-                del values[tensor]
-        return found
+    def one(index: int) -> list[list[Comparison]]:
+        return _run_sample(parts, samples[index], len(plans))
 
-    measures = [measure for part in parts for measure in part.measures]
     with ThreadPoolExecutor(workers) as pool:
         # results are added in the order of the samples, so that two runs agree to the bit
         for found in pool.map(one, range(len(samples))):
-            for measure, comparison in zip(measures, found, strict=True):
-                table = result.local if measure.local else result.graphwise
-                table.setdefault(measure.key, ErrorSums()).add(comparison)
-                if measure.local:
-                    ratio = nsr_of(comparison.noise, comparison.signal)
-                    result.local_by_sample.setdefault(measure.key, []).append(ratio)
+            for number, result in enumerate(results):
+                measures = [m for part in parts for m in part.twins[number].measures]
+                for measure, comparison in zip(measures, found[number], strict=True):
+                    _add(result, measure, comparison)
             step(1)
-    return result
+    return results
 
 
-def _compile(model: Model, view: GraphView, plan: QuantPlan) -> list[_Part]:
-    slots = slots_by_node(plan.quantizers)
-    layers = frozenset(plan.layers)
-    return [
-        _compile_segment(model, view, segment, slots, layers)
-        for segment in by_size(model, view, max_bytes=SEGMENT_BYTES)
-    ]
+def _run_sample(parts: Sequence[_Part], sample: Sample, plans: int) -> list[list[Comparison]]:
+    """Return the comparisons of every plan, in the order of its measures."""
+    plain: dict[str, Value] = {name: to_value(array) for name, array in sample.items()}
+    noisy = [{_QUANTIZED + name: value for name, value in plain.items()} for _ in range(plans)]
+    found: list[list[Comparison]] = [[] for _ in range(plans)]
+    wanted = [{*part.reads, *(t for twin in part.twins for t in twin.reads)} for part in parts]
+    last = {tensor: position for position, reads in enumerate(wanted) for tensor in reads}
+    for position, part in enumerate(parts):
+        plain.update(run(part.session, part.outputs, {t: plain[t] for t in part.reads}))
+        for twin, values, comparisons in zip(part.twins, noisy, found, strict=True):
+            feeds = {t: values[t] if t in values else plain[t] for t in twin.reads}
+            made = run(twin.session, twin.outputs, feeds)
+            comparisons += [
+                compare(made[m.made].numpy(), plain[m.plain].numpy()) for m in twin.measures
+            ]
+            values.update((name, made[output]) for output, name in twin.writes.items())
+            del made, feeds
+        for held in (plain, *noisy):
+            for tensor in [t for t in held if last.get(t, -1) <= position]:
+                del held[tensor]
+    return found
 
 
-def _compile_segment(
+def _add(result: Simulation, measure: _Measure, comparison: Comparison) -> None:
+    table = result.local if measure.local else result.graphwise
+    table.setdefault(measure.key, ErrorSums()).add(comparison)
+    if measure.local:
+        ratio = nsr_of(comparison.noise, comparison.signal)
+        result.local_by_sample.setdefault(measure.key, []).append(ratio)
+
+
+def _compile(model: Model, view: GraphView, plans: Sequence[QuantPlan]) -> list[_Part]:
+    slots = [slots_by_node(plan.quantizers) for plan in plans]
+    parts = []
+    for segment in by_size(model, view, max_bytes=SEGMENT_BYTES):
+        twins = tuple(
+            _twin(model, view, segment, of_plan, frozenset(plan.layers))
+            for of_plan, plan in zip(slots, plans, strict=True)
+        )
+        parts.append(_plain(model, view, segment, twins))
+    return parts
+
+
+def _plain(model: Model, view: GraphView, segment: Segment, twins: tuple[_Twin, ...]) -> _Part:
+    builder = GraphBuilder(model, view)
+    emit(builder, segment.nodes, prefix="", outside=lambda t: builder.input(t, t), slots={})
+    made = {t for node in segment.nodes for t in node.output}
+    needed = [t for twin in twins for t in (*twin.reads, *(m.plain for m in twin.measures))]
+    for tensor in (*segment.live_out, *(t for t in needed if t in made)):
+        builder.output(tensor, tensor)
+    session = open_session(builder.serialize())
+    return _Part(session, tuple(builder.inputs), tuple(builder.outputs), twins)
+
+
+def _twin(
     model: Model,
     view: GraphView,
     segment: Segment,
     slots: Mapping[str, Sequence[Quantizer]],
     layers: frozenset[str],
-) -> _Part:
+) -> _Twin:
     builder = GraphBuilder(model, view)
-
-    def plain_input(tensor: str) -> str:
-        return builder.input(tensor, tensor)
-
-    def noisy_input(tensor: str) -> str:
-        return builder.input(_QUANTIZED + tensor, tensor)
-
-    plain = emit(builder, segment.nodes, prefix="", outside=plain_input, slots={})
-    noisy = emit(builder, segment.nodes, prefix=_QUANTIZED, outside=noisy_input, slots=slots)
+    noisy = emit(
+        builder,
+        segment.nodes,
+        prefix=_QUANTIZED,
+        outside=lambda t: builder.input(_QUANTIZED + t, t),
+        slots=slots,
+    )
     measures: list[_Measure] = []
     for node in segment.nodes:
         outputs = [t for t in node.output if t and is_float(model, t)]
         measures.extend(
-            _Measure(tensor, False, noisy[tensor], plain[tensor])
+            _Measure(tensor, False, noisy[tensor], tensor)
             for tensor in outputs
             if tensor in view.outputs or (node.name in layers and tensor == outputs[0])
         )
@@ -170,20 +229,18 @@ def _compile_segment(
                 builder,
                 [node],
                 prefix=_LOCAL,
-                outside=lambda t: plain.get(t) or plain_input(t),
+                outside=lambda t: builder.input(t, t),
                 slots=slots,
             )
-            measures.append(_Measure(node.name, True, own[outputs[0]], plain[outputs[0]]))
-            builder.output(own[outputs[0]], outputs[0])
-            builder.output(plain[outputs[0]], outputs[0])
+            measures.append(_Measure(node.name, True, own[outputs[0]], outputs[0]))
     for measure in measures:
-        if not measure.local:
-            builder.output(measure.twin, measure.key)
-            builder.output(measure.reference, measure.key)
-    writes = {}
+        builder.output(measure.made, measure.plain)
     for tensor in segment.live_out:
-        for made, name in ((plain[tensor], tensor), (noisy[tensor], _QUANTIZED + tensor)):
-            builder.output(made, tensor)
-            writes[made] = name
-    session = open_session(builder.serialize())
-    return _Part(session, tuple(builder.inputs), tuple(builder.outputs), writes, tuple(measures))
+        builder.output(noisy[tensor], tensor)
+    return _Twin(
+        open_session(builder.serialize()),
+        tuple(builder.inputs),
+        tuple(builder.outputs),
+        {noisy[tensor]: _QUANTIZED + tensor for tensor in segment.live_out},
+        tuple(measures),
+    )

@@ -179,7 +179,7 @@ def test_the_number_of_phases_and_the_progress(net, observer, phases):
     _, plan = place(net, ESP32P4, Setting(observer=observer))
     told = []
     calibrated(net, DATA, observer=observer, step=told.append)
-    assert calibration_phases(plan, ESP32P4) == phases
+    assert calibration_phases([(plan, ESP32P4)]) == phases
     assert sum(told) == phases * len(DATA)
 
 

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 from analyzer.config import Config
 from analyzer.errors import QAnalyzeError
-from analyzer.pipeline import ANALYSIS_SAMPLES, run
+from analyzer.pipeline import run
+from analyzer.samples import ANALYSIS_SAMPLES
 
 DENSE = """<ir_version: 8, opset_import: ["": 13]>
 dense (float[N, 16] x) => (float[N, 8] y) { y = MatMul(x, w) }"""

@@ -232,13 +232,13 @@ def _csv_cell(value: object) -> object:
 def render_markdown(analysis: Analysis) -> str:
     """Return head line, outputs, all layers (worst first) and verdict as Markdown."""
     lines = [
-        f"**{_escape(' · '.join(headline(analysis)))}**",
+        f"**{escape(' · '.join(headline(analysis)))}**",
         "",
         *_markdown_table(
             ["output", "NSR", "SQNR", "cosine", "max abs", "isolated sum", "additivity"],
             [
                 [
-                    _code(output.name), percent(output.nsr), decibel(output.sqnr_db),
+                    code(output.name), percent(output.nsr), decibel(output.sqnr_db),
                     cosine(output.cosine), number(output.max_abs), percent(output.isolated_sum),
                     ratio(output.additivity),
                 ]
@@ -253,18 +253,18 @@ def render_markdown(analysis: Analysis) -> str:
             ],
             [
                 [
-                    _code(layer.name), _code(layer.op_type), _escape(layer.precision),
+                    code(layer.name), code(layer.op_type), escape(layer.precision),
                     percent(layer.isolated_nsr), interval(layer.isolated_ci),
                     percent(layer.local_nsr), percent(layer.graphwise_nsr),
-                    f"{layer.isolated_samples}", _escape(layer.status),
+                    f"{layer.isolated_samples}", escape(layer.status),
                 ]
                 for layer in rank(analysis.layers)
             ],
         ),
         "",
-        *(f"- Warning: {_escape(warning)}" for warning in analysis.warnings),
+        *(f"- Warning: {escape(warning)}" for warning in analysis.warnings),
         *([""] if analysis.warnings else []),
-        _escape(verdict(analysis)),
+        escape(verdict(analysis)),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -277,7 +277,7 @@ def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A Markdown code span for a table cell: nothing in it is markup."""
     text = printable(text).replace("|", "\\|") or "(unnamed)"
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
@@ -285,6 +285,6 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Plain text for Markdown: neither markup nor HTML is left in it."""
     return re.sub(r"([\\`*_\[\]{}|~#!])", r"\\\1", html.escape(printable(text), quote=False))
