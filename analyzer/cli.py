@@ -408,7 +408,8 @@ def _run(
     }
     if several:
         comparison = Comparison(outcome.analyses, outcome.refused, reports)
-        _compare(comparison, format_, _comparison_file(out, model), show_all=show_all)
+        file = _comparison_file(out, model)
+        _compare(comparison, format_, file, show_all=show_all, quiet=quiet)
     else:
         (analysis,) = outcome.analyses
         (report,) = reports.values()
@@ -490,7 +491,9 @@ def _show(
     _write(text)
 
 
-def _compare(comparison: Comparison, format_: Format, file: Path, *, show_all: bool) -> None:
+def _compare(
+    comparison: Comparison, format_: Format, file: Path, *, show_all: bool, quiet: bool
+) -> None:
     """Write the comparison of several results to stdout, and as CSV beside the reports."""
     from rich.console import Console
 
@@ -501,7 +504,9 @@ def _compare(comparison: Comparison, format_: Format, file: Path, *, show_all: b
     if format_ is Format.TABLE:
         console = Console()
         with console.capture() as shown:
-            side_by_side.render_comparison(comparison, console=console, show_all=show_all)
+            side_by_side.render_comparison(
+                comparison, console=console, show_all=show_all, quiet=quiet
+            )
         text = shown.get()
     else:
         render = {

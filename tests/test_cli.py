@@ -170,9 +170,9 @@ def test_formats(qanalyze, format_):
 def test_several_targets(qanalyze):
     """Each target gets a folder of its own, below --out where that is given."""
     assert qanalyze("--target", "esp32p4,onnxruntime").code == 0
-    assert files("reports") == {"tiny.esp32p4", "tiny.onnxruntime"}
+    assert files("reports") == {"tiny.esp32p4", "tiny.onnxruntime", "tiny.targets.csv"}
     assert qanalyze("--target", "esp32p4,onnxruntime,esp32p4", "--out", "both").code == 0
-    assert files("both") == {"esp32p4", "onnxruntime"}
+    assert files("both") == {"esp32p4", "onnxruntime", "targets.csv"}
     assert files("both/onnxruntime") == WRITTEN
     assert qanalyze("--target", "onnxruntime", "--out", "one").code == 0
     assert files("one") == WRITTEN
@@ -195,11 +195,33 @@ def test_gate_fails_for_one_of_two_targets(qanalyze):
     assert len([line for line in ran.err.splitlines() if line.startswith("Gate failed")]) == 2
 
 
-def test_several_targets_have_no_single_document(qanalyze):
-    """JSON of two targets in one stream could not be parsed: it is refused before the run."""
-    ran = qanalyze("--target", "onnxruntime,esp32p4", "--format", "json")
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("Error: --format json writes one analysis, and there are 2 targets.")
+def test_several_targets_are_compared(qanalyze):
+    """One row per target and one column per target for the layers, in every format."""
+    both = ["--target", "onnxruntime,esp32p4"]
+    shown = qanalyze(*both).out
+    assert [line.split()[0] for line in shown.splitlines() if "tiny." in line] == [
+        "tiny.onnx", "Report", "Report"
+    ]  # fmt: skip
+    document = json.loads(qanalyze(*both, "--format", "json").out)
+    assert {t["target"] for t in document["targets"]} == {"onnxruntime", "esp32p4"}
+    assert all(
+        set(row["isolated_nsr"]) == {"onnxruntime", "esp32p4"} for row in document["layers"]
+    )
+    table = qanalyze(*both, "--format", "csv").out
+    assert table == Path("reports/tiny.targets.csv").read_text(encoding="utf-8")
+    assert len(table.splitlines()) == 3
+    assert qanalyze(*both, "--format", "markdown").out.startswith("| target | worst output |")
+
+
+def test_all_targets(qanalyze):
+    """`all` leaves out what does not fit and says why; named targets have to fit."""
+    ran = qanalyze("--target", "all", "--calibration", "kl")
+    assert ran.code == 0
+    left_out = [line for line in ran.out.splitlines() if line.startswith("Left out ")]
+    assert any("has no calibration 'kl'" in line for line in left_out)
+    named = qanalyze("--target", "esp32p4,onnxruntime", "--calibration", "entropy")
+    assert named.code == 2
+    assert "'esp32p4' has no calibration 'entropy'" in named.err
 
 
 def test_unknown_variable(qanalyze, monkeypatch):
@@ -228,17 +250,16 @@ def test_gate_holds(qanalyze):
 
 def test_not_a_number_fails_the_gate(qanalyze, monkeypatch):
     """An NSR that is no number is not below any limit."""
-    analysis = None
 
     def run(*arguments, **options):
-        nonlocal analysis
         from dataclasses import replace
 
-        analysis = pipeline_run(*arguments, **options)
-        return replace(analysis, outputs=(replace(analysis.outputs[0], nsr=float("nan")),))
+        (analysis,) = pipeline_run(*arguments, **options).analyses
+        bad = replace(analysis, outputs=(replace(analysis.outputs[0], nsr=float("nan")),))
+        return pipeline.Outcome((bad,), {})
 
-    pipeline_run = pipeline.run
-    monkeypatch.setattr(pipeline, "run", run)
+    pipeline_run = pipeline.run_targets
+    monkeypatch.setattr(pipeline, "run_targets", run)
     assert qanalyze("--max-nsr", "50%").code == 1
 
 
@@ -248,7 +269,7 @@ def test_internal_error(qanalyze, monkeypatch):
     def run(*arguments, **options):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(pipeline, "run_targets", run)
     ran = qanalyze()
     assert ran.code == 3
     assert "RuntimeError: surprise" in ran.err
@@ -263,7 +284,7 @@ def test_interrupted(qanalyze, monkeypatch):
     def run(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(pipeline, "run_targets", run)
     ran = qanalyze()
     assert ran.code == 130
     assert ran.err.strip() == "Interrupted: no report was written for the run at hand."

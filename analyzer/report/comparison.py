@@ -89,11 +89,21 @@ def common_layers(analyses: Sequence[Analysis]) -> list[CommonLayer]:
     return sorted(layers, key=lambda layer: layer.worst, reverse=True)
 
 
-def render_comparison(comparison: Comparison, *, console: Console, show_all: bool = False) -> None:
-    """Print both tables, the best target first, and where the reports are."""
+def render_comparison(
+    comparison: Comparison, *, console: Console, show_all: bool = False, quiet: bool = False
+) -> None:
+    """Print both tables, the best target first, and where the reports are.
+
+    With `quiet` it is one verdict per target and nothing else.
+    """
     from rich.text import Text
 
     analyses = _best_first(comparison.analyses)
+    if quiet:
+        for analysis in analyses:
+            line = f"{name_of(analysis)}: {tables.verdict(analysis)}"
+            print_line(console, Text(tables.printable(line), style="bold"))
+        return
     if analyses:
         head = tables.headline(analyses[0])
         head[2] = tables.plural(len(analyses), "target")
