@@ -9,7 +9,7 @@ float32 (float64 stays).  The opset and the names of inputs, outputs and layers 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,39 +29,83 @@ from analyzer.graph.names import keep_sources, name_nodes, sort_nodes
 from analyzer.graph.read import all_nodes, read_model
 from analyzer.graph.shapes import Known, dtype_name, infer, learn, set_shape, value_shape
 from analyzer.graph.simplify import remove_identities, remove_unused
+from analyzer.graph.trace import skeleton, trace_sources
 from analyzer.graph.view import reads
 from analyzer.records import Model, TensorSpec
 
 # nodes that no target looks into
 _WHOLE = ("LSTM", "GRU", "RNN", "If", "Loop", "Scan")
 
+Rewrite = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, tuple[str, ...]]]
 
-def load_model(path: Path) -> Model:
+
+def load_model(path: Path, *, rewrite: Rewrite | None = None, fold_norms: bool = True) -> Model:
     """Read, check and canonicalize; shapes still unbound.
+
+    Args:
+        path: of the file.
+        rewrite: simplifies the file's own graph as a quantizer does before it looks at it (see
+            `Target.rewrite`).  It returns the model it was given where it does nothing; where it
+            returns another one, nodes that do nothing and BatchNormalization are left to it.
+        fold_norms: False leaves every BatchNormalization where it is.
 
     Raises:
         ModelError: if the file is not an FP32 ONNX model that onnxruntime runs.
     """
     file = read_model(path)
-    proto, notes = file.proto, []
-    refuse_unsupported(proto)
+    refuse_unsupported(file.proto)
+    return canonicalize(file.proto, path, file.sha256, rewrite=rewrite, fold_norms=fold_norms)
+
+
+def canonicalize(
+    proto: onnx.ModelProto,
+    path: Path,
+    sha256: str,
+    *,
+    rewrite: Rewrite | None = None,
+    as_in_file: bool = True,
+    fold_norms: bool = True,
+) -> Model:
+    """Bring a model that was read and checked into canonical form; shapes still unbound.
+
+    Args:
+        proto: may be modified.
+        path: of the file it comes from.
+        sha256: of that file.
+        rewrite: as `load_model` takes it.
+        as_in_file: whether `proto` still holds what the file does.
+        fold_norms: False leaves every BatchNormalization where it is.
+
+    Raises:
+        ModelError: if onnxruntime does not run it.
+    """
+    notes: list[str] = []
+    rewritten = False
     opset = _check_opset(proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
         notes.append("Local functions were expanded into the nodes they stand for.")
     graph = proto.graph
     graph.name = graph.name or "graph"
+    given = [node.name for node in graph.node]
     source = name_nodes(graph)
+    given_names = dict(zip(source, given, strict=True))
     sort_nodes(graph)
     widened = widen_floats(proto)
     if widened:
         notes.append(f"{' and '.join(sorted(widened))} model: computed in FP32.")
     # loading from the file is faster, but onnxruntime has no CPU kernels for some narrow floats
-    check_loads(proto, None if widened else path)
+    check_loads(proto, path if as_in_file and not widened else None)
+    if rewrite is not None:
+        file_proto = proto
+        proto, source, done = _rewritten(proto, source, given_names, rewrite)
+        graph, rewritten = proto.graph, proto is not file_proto
+        notes += done
     _drop_constant_inputs(proto)
     lift_constants(graph)
-    remove_identities(graph)
-    if folded := fold_batchnorm(graph, source):
+    if not rewritten:
+        remove_identities(graph)
+    if fold_norms and not rewritten and (folded := fold_batchnorm(graph, source)):
         notes.append(f"{_count(folded, 'BatchNormalization')} folded into the layer before.")
     remove_unused(graph)
     if not graph.node:
@@ -73,7 +117,7 @@ def load_model(path: Path) -> Model:
         proto=proto,
         path=path,
         name=path.stem,
-        sha256=file.sha256,
+        sha256=sha256,
         opset=opset,
         inputs=_input_specs(graph),
         outputs=_output_specs(proto),
@@ -81,6 +125,7 @@ def load_model(path: Path) -> Model:
         parameters=count_floats(graph),
         notes=(*notes, *_whole_note(graph)),
         metadata={p.key: p.value for p in proto.metadata_props},
+        rewritten=rewritten,
     )
 
 
@@ -89,6 +134,7 @@ def bind_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     sample: Mapping[str, npt.NDArray[Any]] | None = None,
+    fold_norms: bool = True,
 ) -> Model:
     """Fix every graph input to the given static shape, and fold what is constant then.
 
@@ -97,6 +143,7 @@ def bind_shapes(
         shapes: input name -> shape, for every graph input.
         sample: input name -> array of that shape.  Where shapes depend on the data, the model is
             run once on it (on zeros where there is none), and they are what they were then.
+        fold_norms: False leaves every BatchNormalization where it is.
 
     Returns:
         a model with shapes, dtypes, macs and parameters filled in.
@@ -113,8 +160,10 @@ def bind_shapes(
         set_shape(value, shapes[value.name])
     source = dict(model.source_nodes)
     known = fold_constants(proto, source)
-    remove_identities(graph, known.dtypes)
-    fold_batchnorm(graph, source)
+    if not model.rewritten:
+        remove_identities(graph, known.dtypes)
+    if fold_norms and not model.rewritten:
+        fold_batchnorm(graph, source)
     remove_unused(graph)
     if missing := known.missing(graph):
         learn(proto, missing, known, sample)
@@ -134,6 +183,32 @@ def bind_shapes(
         parameters=count_floats(graph),
         notes=(*(n for n in model.notes if n not in before), *_whole_note(graph)),
     )
+
+
+def _rewritten(
+    proto: onnx.ModelProto,
+    source: dict[str, tuple[str, ...]],
+    given_names: Mapping[str, str],
+    rewrite: Rewrite,
+) -> tuple[onnx.ModelProto, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Rewrite the file's own graph, under the file's own node names.
+
+    Returns:
+        the new model, the user's nodes behind each of its nodes, and the notes of `rewrite`.
+    """
+    user = skeleton(proto.graph)
+    for node in proto.graph.node:
+        node.name = given_names[node.name]
+    made, notes = rewrite(proto)
+    graph = made.graph
+    if made is proto:
+        for node, named in zip(graph.node, user.node, strict=True):
+            node.name = named.name
+        return made, source, notes
+    graph.name = graph.name or "graph"
+    name_nodes(graph)
+    sort_nodes(graph)
+    return made, trace_sources(user, source, graph), notes
 
 
 def _check_opset(proto: onnx.ModelProto) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, MutableSet
+from collections.abc import Collection, Mapping, MutableMapping, MutableSet
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,18 @@ from analyzer.graph.view import GraphView
 _FOLDS_INTO = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
-def fold_batchnorm(graph: onnx.GraphProto, source: MutableMapping[str, tuple[str, ...]]) -> int:
+def fold_batchnorm(
+    graph: onnx.GraphProto,
+    source: MutableMapping[str, tuple[str, ...]],
+    *,
+    keep: Collection[str] = (),
+) -> int:
     """Fold every BatchNormalization that can be, in place.
 
     The layer keeps its name, makes the tensor the BatchNormalization made, and in `source`
     stands for both nodes.  With s = gamma / sqrt(var + eps), its weight becomes w * s and its
     bias s * (b - mean) + beta, computed in float64 (Jacob et al., arXiv 1712.05877, eq. 14).
+    Nodes named in `keep` stay.
 
     Returns:
         the number of nodes folded away.
@@ -35,6 +41,8 @@ def fold_batchnorm(graph: onnx.GraphProto, source: MutableMapping[str, tuple[str
     folded: set[str] = set()
     for norm in graph.node:
         if norm.op_type != "BatchNormalization" or norm.domain or not _at_inference(norm, view):
+            continue
+        if norm.name in keep:
             continue
         layer = view.nodes.get(view.producer.get(norm.input[0], ""))
         if layer is None or layer.op_type not in _FOLDS_INTO or layer.domain:

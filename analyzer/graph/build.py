@@ -134,6 +134,7 @@ class GraphBuilder:
             opsets.append(helper.make_opsetid(MS, 1))
         proto = helper.make_model(graph, opset_imports=opsets)
         proto.ir_version = min(proto.ir_version, max(self.model.proto.ir_version, 4))
+        proto.functions.extend(self.model.proto.functions)
         return bytes(proto.SerializeToString())
 
     def _declare(self, name: str, like: str) -> onnx.ValueInfoProto:
@@ -204,6 +205,8 @@ def emit(
         for index, tensor in enumerate(node.output):
             if tensor:
                 copy.output[index] = made[tensor] = prefix + tensor
+        if any(q.replaces_node for q in quantizers.values()):
+            copy = helper.make_node("Identity", copy.input[:1], copy.output, name=copy.name)
         builder.nodes.append(copy)
         for index, tensor in enumerate(node.output):
             quantizer = quantizers.get(f"out{index}")
@@ -217,6 +220,8 @@ def emit(
 def _quantized_constant(builder: GraphBuilder, tensor: str, quantizer: Quantizer) -> str:
     name = f"{quantizer.node}//{quantizer.slot}//constant"
     if name not in builder.constants:
+        if quantizer.stored is not None:
+            return builder.constant(name, quantizer.stored)
         value = builder.view.array(tensor).astype(np.float32)
         builder.constant(name, fake_quantize(value, quantizer))
     return name

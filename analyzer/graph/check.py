@@ -51,8 +51,8 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def refuse_unsupported(proto: onnx.ModelProto) -> None:
-    """Refuse operators nobody here can run, and models that are quantized already.
+def refuse_unsupported(proto: onnx.ModelProto, *, quantized_too: bool = True) -> None:
+    """Refuse operators nobody here can run, and, if asked to, models that are quantized already.
 
     Raises:
         ModelError: naming the operators and their number.
@@ -73,10 +73,11 @@ def refuse_unsupported(proto: onnx.ModelProto) -> None:
             "expected standard ONNX ones.",
             "Export it without them, or with the standard operators they stand for.",
         )
-    if quantized:
+    if quantized and quantized_too:
         raise ModelError(
             f"The model is already quantized ({_counted(quantized)}), expected an FP32 one.",
-            "Give the FP32 model it was made from.",
+            "Give the FP32 model it was made from, and this one with --quantized; without an FP32 "
+            "one, give this file as both.",
         )
 
 

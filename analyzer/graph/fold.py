@@ -34,7 +34,7 @@ _RANDOM = frozenset(
     }
 )
 # a few numbers in, any number out: not run before the size of the result is known
-_GROWING = frozenset(
+GROWING = frozenset(
     {
         "ConstantOfShape",
         "Expand",
@@ -150,7 +150,7 @@ def _is_foldable(
         shape = known.shapes.get(name)
         if shape is None:
             # NonZero and the like give no more than they get
-            if node.op_type in _GROWING or not all(name in stored for name in names):
+            if node.op_type in GROWING or not all(name in stored for name in names):
                 return False
         elif prod(shape) > MAX_ELEMENTS:
             return False

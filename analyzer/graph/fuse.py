@@ -1,68 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusing a pair of nodes into the one node that a quantizer sees."""
+"""Fusing nodes into the one node that a quantizer sees."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import numpy as np
 import onnx
 from onnx import helper
 
+from analyzer.graph.batchnorm import attributes
 from analyzer.graph.build import MS
-from analyzer.graph.view import GraphView
-from analyzer.records import Model
+from analyzer.graph.edit import GraphEditor
+from analyzer.graph.names import unique
 
 
-def fuse_swish(model: Model) -> Model:
+def fuse_bias_adds(edit: GraphEditor) -> None:
+    """Make a constant that is added behind a Conv, ConvTranspose or Gemm its bias.
+
+    The layer must have no bias and no other reader.  Behind a convolution the constant has one
+    value per channel: the rank of the weight, only axis 1 longer than 1.  Behind a Gemm it may
+    have any shape (`fuse_bias_add` in `IR/morph.py` of esp-ppq).
+    """
+    for layer in edit.of_type("Conv", "ConvTranspose", "Gemm"):
+        add = edit.reader(layer.output[0])
+        if len(layer.input) > 2 or add is None or add.op_type != "Add":
+            continue
+        constants = [name for name in add.input if edit.view.is_constant(name)]
+        if len(constants) != 1:
+            continue
+        value = edit.view.array(constants[0])
+        bias = constants[0]
+        if layer.op_type != "Gemm":
+            rank = len(edit.shapes[layer.input[1]])
+            if value.ndim != rank or value.shape[1] == 1 or value.size != value.shape[1]:
+                continue
+            bias = edit.constant(f"{layer.name}_bias", value.reshape(-1))
+        elif not _broadcasts(value.shape, edit.shapes[layer.output[0]]):
+            continue
+        node = onnx.NodeProto()
+        node.CopyFrom(layer)
+        node.input.append(bias)
+        node.output[0] = add.output[0]
+        edit.fuse([layer.name, add.name], node)
+
+
+def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, onto) == onto
+    except ValueError:
+        return False
+
+
+def fuse_swish(edit: GraphEditor) -> None:
     """Turn `x * Sigmoid(x)` into one node of op type `Swish`, run as com.microsoft QuickGelu.
 
     The Sigmoid must have no other reader and must not be a graph output.  The node is called
-    `<producer of x>/Swish`, or `<sigmoid>/Swish` where x is a graph input, as esp-ppq does
-    (`IR/morph.py`).
+    `<producer of x>/Swish`, or `<sigmoid>/Swish` where x is a graph input or that name is taken,
+    as esp-ppq does (`IR/morph.py`).
     """
-    view = GraphView(model.proto.graph)
-    fused: dict[str, onnx.NodeProto] = {}
-    gone: set[str] = set()
-    sources = dict(model.source_nodes)
-    for node in view.nodes.values():
-        if node.op_type != "Sigmoid" or node.output[0] in view.outputs:
-            continue
-        readers = view.consumers.get(node.output[0], [])
-        if len(readers) != 1:
-            continue
-        product = view.nodes[readers[0]]
-        if product.op_type != "Mul" or sorted(product.input) != sorted(
-            [node.input[0], node.output[0]]
+    for sigmoid in edit.of_type("Sigmoid"):
+        x, gate = sigmoid.input[0], sigmoid.output[0]
+        product = edit.reader(gate)
+        if (
+            product is None
+            or product.op_type != "Mul"
+            or sorted(product.input) != sorted([x, gate])
         ):
             continue
-        name = _free_name(
-            f"{view.producer.get(node.input[0], node.name)}/Swish", {*view.nodes, *sources}
+        name = f"{edit.view.producer.get(x, sigmoid.name)}/Swish"
+        if name in edit.view.nodes:
+            name = unique(f"{sigmoid.name}/Swish", edit.view.nodes)
+        edit.use_domain(MS)
+        node = helper.make_node(
+            "QuickGelu", [x], [product.output[0]], name=name, domain=MS, alpha=1.0
         )
-        fused[product.name] = helper.make_node(
-            "QuickGelu", [node.input[0]], [product.output[0]], name=name, domain=MS, alpha=1.0
-        )
-        gone.add(node.name)
-        sources[name] = (*sources.pop(node.name, ()), *sources.pop(product.name, ()))
-    if not fused:
-        return model
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.node[:]
-    proto.graph.node.extend(
-        fused.get(n.name, n) for n in view.nodes.values() if n.name not in gone
-    )
-    if not any(o.domain == MS for o in proto.opset_import):
-        proto.opset_import.append(helper.make_opsetid(MS, 1))
-    return replace(
-        model,
-        proto=proto,
-        source_nodes=sources,
-        op_types={**model.op_types, **{n.name: "Swish" for n in fused.values()}},
-    )
+        edit.fuse([sigmoid.name, product.name], node, kind="Swish")
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    free, k = name, 2
-    while free in taken:
-        free, k = f"{name}_{k}", k + 1
-    return free
+def fuse_rms_norms(edit: GraphEditor) -> None:
+    """Turn `x / sqrt(mean(x^2) + eps) * scale` into one `RMSNormalization`.
+
+    It is called `<last Mul>_rmsnorm`, as esp-ppq does (`fuse_rmsnorm` in `IR/morph.py`), and run
+    by onnxruntime's SimplifiedLayerNormalization.
+    """
+    for power in edit.of_type("Pow"):
+        chain = _rms_chain(edit, power)
+        if chain is not None:
+            _fuse_rms_norm(edit, chain)
+
+
+def _rms_chain(edit: GraphEditor, power: onnx.NodeProto) -> list[onnx.NodeProto] | None:
+    """Return Pow, ReduceMean, [Add], Sqrt, the division of x by it, and the Mul with the scale."""
+    x = power.input[0]
+    chain = [power]
+
+    def follow(*kinds: str) -> onnx.NodeProto | None:
+        reader = edit.reader(chain[-1].output[0])
+        if reader is None or reader.op_type not in kinds:
+            return None
+        chain.append(reader)
+        return reader
+
+    if edit.view.is_constant(x) or follow("ReduceMean") is None:
+        return None
+    found = follow("Add", "Sqrt")
+    if found is not None and found.op_type == "Add":
+        found = follow("Sqrt")
+    if found is None:
+        return None
+    found = follow("Reciprocal", "Div")
+    if found is None:
+        return None
+    if found.op_type == "Reciprocal" or x not in found.input:
+        if found.op_type == "Div" and chain[-2].output[0] != found.input[1]:
+            return None
+        found = follow("Mul")
+        if found is None or x not in found.input:
+            return None
+    return chain if follow("Mul") is not None else None
+
+
+def _fuse_rms_norm(edit: GraphEditor, chain: list[onnx.NodeProto]) -> None:
+    power, mean, last = chain[0], chain[1], chain[-1]
+    x, rank = power.input[0], len(edit.shapes[power.input[0]])
+    axes = attributes(mean).get("axes")
+    if axes is None and len(mean.input) > 1:
+        given = edit.array(mean.input[1])
+        axes = None if given is None else given.tolist()
+    exponent = edit.array(power.input[1])
+    if not axes or exponent is None or exponent.size != 1 or exponent.item() != 2:
+        return
+    first = min(a % rank for a in axes)
+    scale = next(name for name in last.input if name != chain[-2].output[0])
+    if sorted(a % rank for a in axes) != list(range(first, rank)):
+        return
+    if edit.shapes[scale] != edit.shapes[x][first:]:
+        return
+    epsilon = 1e-5
+    for name in chain[2].input if chain[2].op_type == "Add" else ():
+        value = edit.array(name)
+        epsilon = float(value.item()) if value is not None and value.size == 1 else epsilon
+    node = helper.make_node(
+        "SimplifiedLayerNormalization",
+        [x, scale],
+        [last.output[0]],
+        name=f"{last.name}_rmsnorm",
+        axis=first - rank,
+        epsilon=epsilon,
+        stash_type=1,
+    )
+    edit.fuse([n.name for n in chain], node, kind="RMSNormalization")
+
+
+def fuse_lp_norms(edit: GraphEditor) -> None:
+    """Turn `x / Expand(Clip(ReduceL2(x)))` into one LpNormalization called `<Div>_lpnorm`.
+
+    As esp-ppq does (`fuse_lp_normalization` in `IR/morph.py`); the lower bound of the norm is
+    dropped.
+    """
+    for norm in edit.of_type("ReduceL2"):
+        x, chain = norm.input[0], [norm]
+        for kind in ("Clip", "Expand", "Div"):
+            reader = edit.reader(chain[-1].output[0])
+            if reader is None or reader.op_type != kind:
+                break
+            chain.append(reader)
+        else:
+            axes = attributes(norm).get("axes")
+            if axes is None and len(norm.input) > 1:
+                given = edit.array(norm.input[1])
+                axes = None if given is None else given.tolist()
+            last = chain[-1]
+            if axes is None or len(axes) != 1 or last.input[0] != x:
+                continue
+            node = helper.make_node(
+                "LpNormalization", [x], [last.output[0]], name=f"{last.name}_lpnorm",
+                axis=int(axes[0]), p=2,
+            )  # fmt: skip
+            edit.fuse([n.name for n in chain], node)

@@ -89,4 +89,8 @@ _COUNTERS: dict[tuple[str, str], Callable[[onnx.NodeProto, Shapes], int]] = {
     ("", "RNN"): _recurrent,
     ("", "Attention"): _attention,
     ("com.microsoft", "Attention"): _attention_ms,
+    ("qanalyze.attention", "Attention"): _attention,
+    ("qanalyze.attention", "MaskedAttention"): _attention,
 }
+# op types that multiply and accumulate
+COUNTED = frozenset(kind for _, kind in _COUNTERS)

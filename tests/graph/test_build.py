@@ -201,3 +201,22 @@ def test_only_float32_is_quantized(bind):
     """Integer tensors and unknown names are no floats."""
     model = bind("g (float[3] x) => (float[3] y, int64[3] i) { y = Relu(x)  i = Cast<to = 7>(x) }")
     assert [is_float(model, t) for t in ("x", "y", "i", "nobody")] == [True, True, False, False]
+
+
+def test_a_quantizer_may_replace_its_node(bind):
+    """A dropped Relu lets negative values through to the grid; without the quantizer it works."""
+    model = bind("g (float[1,4] x) => (float[1,4] y) { [act] y = Relu(x) }")
+    view = GraphView(model.proto.graph)
+    q = Quantizer(
+        "act", "out0", "y", "activation", 8, scale=np.array([1.0]), zero_point=np.array([0]),
+        replaces_node=True,
+    )  # fmt: skip
+    for quantizers, expected in (([q], [-3.0, -1.0, 0.0, 2.0]), ([], [0.0, 0.0, 0.0, 2.25])):
+        builder = GraphBuilder(model, view)
+        made = emit(
+            builder, model.proto.graph.node, prefix="", slots=slots_by_node(quantizers),
+            outside=lambda t, b=builder: b.input(t, t),
+        )  # fmt: skip
+        builder.output(made["y"], "y")
+        (y,) = execute(builder, x=np.float32([[-3.25, -1, 0, 2.25]]))
+        assert y.tolist() == [expected]

@@ -1,95 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """Espressif's esp-ppq 1.3.12 for ESP-DL chips: symmetric power-of-two grids.
 
-`graph` rewrites the model as esp-ppq does, `configs` gives every slot its first state, `passes`
-fuse, simplify and align them; here they become a plan.
+`graph` rewrites the model as esp-ppq does, `initial` gives every slot its first state, `passes`
+fuse, simplify and align them; here they become a plan.  `comparisons` and `luts` do what needs
+scales, `quirks` says where the plan will surprise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
-from analyzer.graph.build import is_float
-from analyzer.graph.fuse import fuse_swish
 from analyzer.graph.view import GraphView
 from analyzer.quant.observers import extremes, order_statistics
-from analyzer.records import Model, Observer, Quantizer, QuantPlan, Rounding, Setting
-from analyzer.targets.base import F32, F64, I64, Target, last_axis
-from analyzer.targets.espdl.configs import (
-    BIASED,
-    COMPARE,
-    COMPUTING,
-    QUANTIZED,
-    RECURRENT,
-    Config,
-    Graph,
-    is_float_slot,
-    observer_of,
-    role,
-    weight_axis,
+from analyzer.records import (
+    Finding,
+    Model,
+    Observer,
+    Quantizer,
+    QuantPlan,
+    Rounding,
+    Samples,
+    Setting,
 )
-from analyzer.targets.espdl.passes import (
-    align,
-    fuse_activations,
-    fuse_any_with_activation,
-    fuse_passive,
-    simplify,
-)
+from analyzer.targets.base import F32, F64, I64, Target
+from analyzer.targets.espdl.comparisons import align_comparisons
+from analyzer.targets.espdl.configs import BITS, COMPUTING, RECURRENT, Config, Graph, role
+from analyzer.targets.espdl.graph import esp_ppq_graph
+from analyzer.targets.espdl.initial import Family, dispatched, first_configs
+from analyzer.targets.espdl.luts import read_tables
+from analyzer.targets.espdl.passes import run_passes
+from analyzer.targets.espdl.quirks import find_quirks
+from analyzer.targets.espdl.simplifier import simplify_model
 
 _SMALLEST_SCALE = 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EspDl(Target):
-    """One ESP-DL chip family at int8.
+    """One family of ESP-DL chips.
 
     Attributes:
-        per_channel: weights of Conv and Gemm have a scale per output channel.
-        bias_bits: width of the stored bias.
+        family: what depends on the chip, but for `rounding`.
     """
 
-    per_channel: bool
-    bias_bits: int
+    family: Family
     rounding: Rounding
-    precisions: tuple[str, ...] = ("int8",)
+    precisions: tuple[str, ...] = ("int8", "int16", "w8a16", "fp32")
     observers: tuple[Observer, ...] = ("kl", "minmax", "percentile", "mse")
     calibrates_with_quantized_weights: bool = True
 
+    def rewrite(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+        """Run onnxsim, as esp-ppq does first."""
+        return simplify_model(proto)
+
     def prepare(self, model: Model) -> Model:
-        """Fuse SiLU into one Swish, as esp-ppq's FUSE_SWISH does."""
-        return fuse_swish(model)
+        """Rewrite the model as esp-ppq does before it quantizes."""
+        return esp_ppq_graph(model)
 
     def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Run the passes and return one quantizer per slot of every quantized node."""
         view = GraphView(model.proto.graph)
-        types = {
-            name: model.op_types.get(name, node.op_type)
-            for name, node in view.nodes.items()
-            if model.op_types.get(name, node.op_type) in QUANTIZED
-            and any(is_float(model, t) for t in node.output)
-        }
-        graph = Graph(model, view, types)
-        for name in types:
-            self._configure(graph, view.nodes[name])
-        fuse_activations(graph)
-        fuse_passive(graph)
-        fuse_any_with_activation(graph)
-        simplify(graph)
-        for config in graph.configs.values():
-            if config.state == "INITIAL":
-                config.state = "ACTIVATED"
-        align(graph)
+        precision = dispatched(model, view, setting)
+        types = {n: model.op_types.get(n, view.nodes[n].op_type) for n in precision}
+        graph = Graph(model, view, types, dict(precision))
+        wide = BITS.get(setting.precision or "int8") == 16
+        for name, kind in types.items():
+            configs = first_configs(
+                model,
+                view,
+                self.family,
+                view.nodes[name],
+                kind,
+                precision[name],
+                constants="minmax" if wide else None,
+            )
+            graph.configs.update({(name, c.slot): c for c in configs})
+        run_passes(graph)
+        observer = setting.observer or ("minmax" if wide else "kl")
         return QuantPlan(
             target=self.name,
             layers=tuple(types),
             computing=frozenset(n for n, t in types.items() if t in COMPUTING),
-            precision={n: "fp32" if t in RECURRENT else "int8" for n, t in types.items()},
-            quantizers=tuple(self._quantizers(graph, setting.observer or self.observers[0])),
+            precision=graph.precision,
+            quantizers=tuple(self._quantizers(graph, observer)),
             notes=_notes(graph),
+            default_precision=setting.precision or "int8",
         )
 
     def scale(self, quantizer: Quantizer, lo: F64, hi: F64, kind: Observer) -> tuple[F64, I64]:
@@ -109,62 +108,81 @@ class EspDl(Target):
 
     def constant_range(self, x: F32, quantizer: Quantizer) -> tuple[F64, F64]:
         """Return minimum and maximum per channel, but two order statistics per tensor."""
+        if quantizer.fixed_range is not None:
+            return np.array([quantizer.fixed_range[0]]), np.array([quantizer.fixed_range[1]])
         if quantizer.axis is None and quantizer.observer == "percentile" and x.size:
             lo, hi = order_statistics(x)
             return np.array([lo]), np.array([hi])
         return extremes(x, quantizer.axis)
 
-    def _configure(self, graph: Graph, node: onnx.NodeProto) -> None:
-        """Give every slot its first state (2.2 of the reference: FP32, INITIAL or bias)."""
-        kind = graph.types[node.name]
-        for side, tensors in (("in", node.input), ("out", node.output)):
-            for index, tensor in enumerate(tensors):
-                if not tensor:
-                    continue
-                slot = f"{side}{index}"
-                config = Config(node.name, slot, tensor, constant=graph.view.is_constant(tensor))
-                if not is_float(graph.model, tensor) or is_float_slot(kind, slot):
-                    config.state = "FP32"
-                elif kind in BIASED and slot == "in2":
-                    config.state = "BIAS"
-                    config.bits = self.bias_bits
-                    config.axis = last_axis(graph.model, tensor) if self.per_channel else None
-                elif kind in BIASED and slot == "in1" and self.per_channel and config.constant:
-                    config.per_channel = True
-                    config.axis = weight_axis(node)
-                graph.configs[node.name, slot] = config
+    def complete(self, model: Model, plan: QuantPlan, samples: Samples) -> tuple[Model, QuantPlan]:
+        """Align comparisons, and in a 16-bit model replace functions by tables."""
+        plan = align_comparisons(self, model, plan)
+        if BITS.get(plan.default_precision) != 16:
+            return model, plan
+        model, tables = read_tables(model, plan, self.rounding)
+        if tables:
+            note = (
+                f"{len(tables)} 16-bit functions read tables of 2049 entries, in the FP32 "
+                "reference too, as in esp-ppq."
+            )
+            plan = replace(plan, notes=(*plan.notes, note))
+        return model, plan
+
+    def findings(self, model: Model, plan: QuantPlan) -> Sequence[Finding]:
+        """Return the quirks of esp-ppq that this plan runs into (QA201 to QA212)."""
+        return find_quirks(model, plan)
 
     def _quantizers(self, graph: Graph, observer: Observer) -> Iterator[Quantizer]:
-        for key, config in graph.configs.items():
-            if config.state == "FP32":
-                continue
+        for config in graph.configs.values():
             root = config.root()
-            bias = config.state == "BIAS"
-            bits = config.bits
-            yield Quantizer(
-                node=config.node,
-                slot=config.slot,
-                tensor=config.tensor,
-                role=role(graph, config),
-                bits=bits,
-                axis=config.axis,
-                qmin=-(2 ** (bits - 1)),
-                qmax=2 ** (bits - 1) - 1,
-                rounding=self.rounding,
-                group=f"{root.node}:{root.slot}" if root is not config else None,
-                active=config.state != "OVERLAPPED",
-                observer=None if bias else observer_of(config, observer),
-                follows=None if root is config else (root.node, root.slot),
-            )
-            assert key == (config.node, config.slot)
+            if "FP32" in (config.state, root.state):
+                continue
+            yield self._quantizer(graph, config, root, observer)
+
+    def _quantizer(
+        self, graph: Graph, config: Config, root: Config, observer: Observer
+    ) -> Quantizer:
+        bits = config.bits
+        top = 2.0 ** (bits - 1) - 0.5
+        held = config.constant or config.fixed is not None
+        return Quantizer(
+            node=config.node,
+            slot=config.slot,
+            tensor=config.tensor,
+            role=role(graph, config),
+            bits=bits,
+            axis=config.axis,
+            qmin=-(2 ** (bits - 1)),
+            qmax=2 ** (bits - 1) - 1,
+            rounding=self.rounding,
+            group=f"{root.node}:{root.slot}" if root is not config else None,
+            active=config.state != "OVERLAPPED",
+            observer=None if config.state == "BIAS" else config.observer if held else observer,
+            follows=None if root is config else (root.node, root.slot),
+            # the middle of the last step: the rule for ranges gives the fixed scale back
+            fixed_range=(-config.fixed * top, config.fixed * top) if config.fixed else None,
+        )
 
 
 ESP32P4 = EspDl(
     name="esp32p4",
-    summary="esp-ppq for ESP32-P4: int8, power-of-two scales, per-channel weights, half-even",
-    per_channel=True,
-    bias_bits=32,
+    summary="esp-ppq for ESP32-P4 and -S31: power-of-two scales, per-channel weights, half-even",
+    family=Family(per_channel=True, bias_bits={8: 32, 16: 40}),
     rounding="half_even",
+)
+ESP32S3 = EspDl(
+    name="esp32s3",
+    summary="esp-ppq for ESP32-S3: power-of-two scales, per-tensor weights, 20-bit bias, half-up",
+    family=Family(per_channel=False, bias_bits={8: 20, 16: 40}),
+    rounding="half_up",
+)
+ESP32 = EspDl(
+    name="esp32",
+    summary="esp-ppq for ESP32, -S2, -C2, -C3, -C5, -C6: power-of-two scales, per-tensor weights, "
+    "half-up",
+    family=Family(per_channel=False, bias_bits={8: 32, 16: 64}),
+    rounding="half_up",
 )
 
 
@@ -175,10 +193,9 @@ def _notes(graph: Graph) -> tuple[str, ...]:
             "ConvTranspose is simulated as one layer; esp-ppq splits it into InsertZeros and "
             "Conv, which adds one activation quantizer."
         )
-    if any(t in COMPARE for t in graph.types.values()):
-        notes.append(
-            "Comparisons read their inputs unquantized; esp-ppq doubles the larger scale."
-        )
     if any(t in RECURRENT for t in graph.types.values()):
-        notes.append("Recurrent layers run whole in FP32.")
+        notes.append(
+            "Inside recurrent layers nothing is quantized; esp-ppq rounds their states to 2^-9, "
+            "in its float reference too."
+        )
     return tuple(notes)

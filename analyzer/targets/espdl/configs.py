@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of every slot of every quantized op, as esp-ppq's passes see it.
 
-Imitates `quantizer/EspdlQuantizer.py` of esp-ppq 1.3.12.  A config ends in one of four states: own
-scale (ACTIVATED), another's scale (PASSIVE), left to another config of the same tensor
-(OVERLAPPED), or float.
+Imitates `core/quant.py` and `core/common.py` of esp-ppq 1.3.12.  A config ends in one of four
+states: own scale (ACTIVATED), another's scale (PASSIVE), left to another config of the same tensor
+(OVERLAPPED), or float (FP32).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import onnx
+from typing import Literal
 
 from analyzer.graph.view import GraphView
 from analyzer.records import Model, Observer, Role
+
+State = Literal["INITIAL", "ACTIVATED", "PASSIVE", "OVERLAPPED", "FP32", "BIAS"]
 
 QUANTIZED = frozenset(
     """
@@ -37,51 +38,54 @@ PASSIVE = frozenset(
     Squeeze Unsqueeze Gather ReverseSequence ReduceMax ReduceMin
     """.split()
 )
-REDUCE = frozenset(t for t in QUANTIZED if t.startswith("Reduce"))
 COMPARE = frozenset({"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual"})
 ALIGNED_TO_OUTPUT = frozenset({"Add", "Sub", "Sum", "Concat", "ScatterND", "Resize"})
 BIASED = frozenset({"Conv", "Gemm", "ConvTranspose"})
-FLOAT_SECOND = (
-    frozenset({"Reshape", "Gather", "Split", "Squeeze", "Unsqueeze", "ScatterND"})
-    | frozenset({"ReverseSequence"})
-    | REDUCE
-)
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+
+BITS = {"int8": 8, "int16": 16, "w8a16": 16}  # of activations, by precision
 
 
 @dataclass(eq=False, slots=True)
 class Config:
     """The state of one slot while the passes run.
 
-    `leader` points to the config whose scale this one uses.
+    Attributes:
+        constant: the slot reads an initializer.
+        leader: the config whose scale this one uses.
+        observer: of a constant; that of other tensors is the setting's.
+        fixed: scale that is set without looking at the data.
     """
 
     node: str
     slot: str
     tensor: str
     constant: bool
-    state: str = "INITIAL"
+    bits: int
+    state: State = "INITIAL"
     leader: Config | None = None
-    per_channel: bool = False
     axis: int | None = None
-    bits: int = 8
+    observer: Observer | None = None
+    fixed: float | None = None
 
     def root(self) -> Config:
         """Return the config at the end of the chain: the one with the scale."""
-        config = self
-        while config.leader is not None:
-            config = config.leader
-        return config
+        if self.leader is None:
+            return self
+        # shortened as esp-ppq does it: a config whose leader moves on later stays where it was
+        self.leader = self.leader.root()
+        return self.leader
 
     def dominated_by(self, other: Config) -> None:
         """Merge the scales: this config and its root leave the tensor to `other`."""
         mine, theirs = self.root(), other.root()
-        if mine is theirs:
+        if mine is theirs or self is theirs:
             return
-        mine.leader = theirs
+        mine.leader = self.leader = theirs
         mine.state = self.state = "OVERLAPPED"
 
     def enslaved_to(self, other: Config) -> None:
-        """Quantize with the scale of `other`, whatever the state was."""
+        """Quantize with the scale of `other`, whatever the state and the bits were."""
         if other.root() is self:
             return
         self.leader = other
@@ -90,11 +94,17 @@ class Config:
 
 @dataclass(slots=True)
 class Graph:
-    """A model under the passes: op types as esp-ppq calls them, and the config of every slot."""
+    """A model under the passes.
+
+    Attributes:
+        types: quantized node -> op type as esp-ppq calls it, in the order of the nodes.
+        precision: quantized node -> what it runs in ("int8", ...): esp-ppq's platform.
+    """
 
     model: Model
     view: GraphView
     types: dict[str, str]
+    precision: dict[str, str]
     configs: dict[tuple[str, str], Config] = field(default_factory=dict)
 
     def of(self, node: str, side: str) -> Iterator[Config]:
@@ -113,12 +123,15 @@ class Graph:
         index = list(self.view.nodes[producer].output).index(tensor)
         return self.configs.get((producer, f"out{index}"))
 
+    def readers(self, node: str) -> list[str]:
+        """Return the nodes that read any output of `node`, once per edge."""
+        outputs = self.view.nodes[node].output
+        return [reader for t in outputs for reader in self.view.consumers.get(t, ())]
 
-def observer_of(config: Config, activations: Observer) -> Observer:
-    """Return the observer of a config; `activations` is that of tensors that depend on data."""
-    if not config.constant:
-        return activations
-    return "minmax" if config.per_channel else "percentile"
+    def sources(self, node: str) -> list[str]:
+        """Return the nodes whose outputs `node` reads, once per edge."""
+        found = (self.view.producer.get(t) for t in self.view.nodes[node].input)
+        return [name for name in found if name is not None]
 
 
 def role(graph: Graph, config: Config) -> Role:
@@ -129,27 +142,3 @@ def role(graph: Graph, config: Config) -> Role:
         computing = graph.types[config.node] in COMPUTING
         return "weight" if computing and config.slot == "in1" else "constant"
     return "input" if config.tensor in graph.view.inputs else "activation"
-
-
-def is_float_slot(kind: str, slot: str) -> bool:
-    """Tell whether esp-ppq never quantizes this slot of an op of type `kind`."""
-    if slot == "in0":
-        return kind in RECURRENT
-    if kind in RECURRENT:
-        return True
-    if slot == "in1" and (kind in FLOAT_SECOND or kind == "RMSNormalization"):
-        return True
-    if kind in ("Slice", "Resize", "Pad") and slot.startswith("in"):
-        return True
-    if kind == "Clip" and slot.startswith("in"):
-        return True
-    if kind == "Attention" and slot == "in3":
-        return True
-    return slot == "out0" and (kind in ("Softmax", "LogSoftmax") or kind in COMPARE)
-
-
-def weight_axis(node: onnx.NodeProto) -> int:
-    """Return the axis of output channels in the weight of a computing op."""
-    if node.op_type == "Gemm":
-        return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
-    return 1 if node.op_type == "ConvTranspose" else 0
