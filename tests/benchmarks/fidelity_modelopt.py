@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold the `tensorrt` target against NVIDIA ModelOpt itself: placement, scales, output noise.
+
+    python tests/benchmarks/fidelity_modelopt.py [--models NAME ...] [--methods max entropy]
+        [--samples N] [--precision fp16|fp32] [--differing N] [--json FILE]
+
+Needs the environment `modelopt` (tests/peers/environments.py) and the shared models and data.
+Noise is that of the model ModelOpt wrote, run by onnxruntime with every Q/DQ pair as it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / "peers"
+sys.path[:0] = [str(HERE), str(PEERS)]
+
+from conftest import interpreter  # noqa: E402
+from measure import SHARED, table  # noqa: E402
+from modelopt_plans import agreement, decibels_apart, planned, write_question  # noqa: E402
+
+from analyzer.data import open_data  # noqa: E402
+from analyzer.load import load_model  # noqa: E402
+
+DATA = SHARED / "data"
+COCO, IMAGENET = DATA / "coco" / "calib" / "images", DATA / "imagenet" / "images"
+TEXT = {"resize": "stretch", "size": (320, 320), "channels": "bgr"}
+# model -> data, preset, single fields of it, samples
+CASES = {
+    "resnet8_cifar10": (DATA / "cifar10" / "images", "raw", {}, 64),
+    "mobilenet_v1_025_imagenet": (IMAGENET, "tf", {}, 24),
+    "vww_mobilenet": (COCO, "zero-one", {}, 32),
+    "face_rfb320": (DATA / "faces" / "images", "ultraface", {}, 8),
+    "espdet_pico_cat": (DATA / "coco_cat" / "images", "yolo", {}, 6),
+    "yolo11n_heads": (COCO, "yolo", {}, 4),
+    "squeezenet_imagenet": (IMAGENET, "caffe", {}, 8),
+    "ppocrv3_det": (DATA / "text" / "images", "imagenet", TEXT, 6),
+    "yolox_nano": (COCO, "yolox", {}, 6),
+    "superres_subpixel": (IMAGENET, "zero-one", {}, 6),
+}
+
+
+def samples_of(name, limit):
+    """Return the first prepared samples of a model's data."""
+    where, preset, overrides, usual = CASES[name]
+    # superres reads luma: the mean of the colours that another model reads stands for it
+    asking = "mobilenet_v1_025_imagenet" if name == "superres_subpixel" else name
+    model = load_model(SHARED / "models" / asking / "model.onnx")
+    data = open_data(
+        str(where), model.inputs, role="calibration", metadata=model.metadata, preset=preset,
+        overrides=overrides, limit=limit or usual,
+    )  # fmt: skip
+    samples = [dict(data[i]) for i in range(len(data))]
+    if asking == name:
+        return samples
+    return [{"input": np.moveaxis(next(iter(s.values())), 3, 1).mean(1, keepdims=True)}
+            for s in samples]  # fmt: skip
+
+
+def row(name, method, precision, samples):
+    """Compare one model; return one row of the table and what differs."""
+    path = SHARED / "models" / name / "model.onnx"
+    mine = planned(path, samples, method=method, precision=precision)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        question = write_question(
+            folder, samples, method=method, analysed=len(samples), precision=precision
+        )
+        command = [interpreter("modelopt"), PEERS / "judges" / "modelopt_ptq.py", path, *question]
+        done = subprocess.run(
+            [str(part) for part in (*command, folder / "answer.json")],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-3000:])
+        answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        found = agreement(mine, folder / "produced.onnx")
+    apart = decibels_apart(mine, samples, answer["nsr"])
+    theirs = (-10 * np.log10(nsr) if nsr else np.inf for nsr in answer["nsr"].values())
+    return {
+        "model": name,
+        "method": method,
+        "samples": len(samples),
+        "edges": found.edges,
+        "quantized": found.quantized,
+        "alike": found.alike,
+        "placed %": round(100 * found.placed, 2),
+        "scales off": sum(d > 1e-6 for d in found.scales.values()),
+        "scale max": f"{max(found.scales.values(), default=0):.1e}",
+        "dB apart": " ".join(f"{d:+.2f}" for d in apart.values()),
+        "theirs dB": " ".join(f"{d:.1f}" for d in theirs),
+        "their s": round(answer["seconds"], 1),
+    }, list(found.differing.items())
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--methods", nargs="+", default=["max", "entropy"])
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--precision", default="fp16", choices=["fp16", "fp32"])
+    parser.add_argument("--differing", type=int, default=0, metavar="N", help="print N of them")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    for name in given.models:
+        samples = samples_of(name, given.samples)
+        for method in given.methods:
+            found, differing = row(name, method, given.precision, samples)
+            rows.append(found)
+            print(found, flush=True)
+            for what in differing[: given.differing]:
+                print("   ", what)
+    table(list(rows[0]), [list(found.values()) for found in rows])
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
