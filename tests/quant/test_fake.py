@@ -92,6 +92,13 @@ def test_a_bias_grid_of_32_bits_is_finer_than_it_is_short():
     assert quantized(values, quantizer) == [1.0 + 2**-10, 1.0, 2.0**21, -(2.0**21)]
 
 
+def test_a_bias_is_divided_in_float64():
+    """2.8380752 / 3.6108057e-05 is 78599.4998, a tie that goes up only in float32."""
+    scale = float(np.float32(3.6108057e-05))
+    (value,) = quantized([2.8380752], grid(scale, **signed(32)))
+    assert value == np.float32(78599) * np.float32(scale)
+
+
 def test_a_bias_grid_of_20_bits_saturates():
     """The ESP32-S3 limits a bias of 10 at scale 2^-16 to (2^19 - 1) / 2^16."""
     quantizer = grid(2.0**-16, rounding="half_up", **signed(20))
