@@ -42,6 +42,8 @@ class Config:
     Attributes:
         calib: where calibration data comes from: a path or `module:function`.
         eval: data for the analysis; None: the calibration data.
+        quantized: path of a model somebody's quantizer made; placing and calibrating are read
+            from it.
         calib_samples: calibrate on the first so many samples; None: all.
         samples: analyse so many samples, every layer on all of them; None: choose.
         calibration: range observer of activations; None: the target's own.
@@ -60,6 +62,7 @@ class Config:
     calib: str = ""
     eval: str | None = None
     target: str = "esp32p4"
+    quantized: str | None = None
     calib_samples: int | None = None
     samples: int | None = None
     calibration: Observer | None = None
@@ -100,8 +103,26 @@ def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
             raise ConfigError(
                 f"There is no option {key!r}.", nearest(key, [*known, *PREPROCESSING])
             )
+    if stated.get("quantized"):
+        _check_alone(stated)
     parsed = {key: _parse(key, value) for key, value in merged.items()}
     return Config(**parsed, preprocessing=preprocessing)
+
+
+def _check_alone(stated: Mapping[str, Any]) -> None:
+    """Refuse what a quantized file has decided already.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    decided = ("target", "calibration", "precision", "dispatch", "granularity", "calib_samples")
+    for key in decided:
+        if key in stated:
+            flag = f"--{key.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} has no effect on --quantized, whose file holds all scales.",
+                f"Leave out one of the two: {flag} or --quantized.",
+            )
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

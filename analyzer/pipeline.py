@@ -21,7 +21,8 @@ from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import check_setting, place
 from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, Isolated, probe, units_of
-from analyzer.records import Analysis, Model, QuantPlan
+from analyzer.quantized import load_float_form, read_quantized
+from analyzer.records import Analysis, Finding, Model, QuantPlan
 from analyzer.samples import Chosen, check_roles, open_roles
 from analyzer.simulate import Simulation, simulate_all
 from analyzer.targets import get_target
@@ -92,22 +93,57 @@ def run_targets(
     with ExitStack() as stack:
         going = _Run(path, config, progress, command, stack, leave_out_unfit=leave_out_unfit)
         found: dict[str, Analysis] = {}
-        for alike in _grouped(going.targets(names), key=lambda t: _function(t.rewrite)):
+        for alike in _grouped(going.targets(names), key=_sees):
             jobs = going.calibrate(going.place(alike))
-            for job, simulation in going.simulate(jobs):
-                found[job.target.name] = going.analysis(
-                    job, simulation, going.probe(job, simulation)
-                )
+            found.update((a.provenance.target, a) for a in going.measure(jobs))
     return Outcome(tuple(found[name] for name in names if name in found), going.refused)
+
+
+def run_quantized(
+    path: Path,
+    quantized: Path,
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Analysis:
+    """Analyse a model that somebody's quantizer made.
+
+    Args:
+        path: of the FP32 model it was made from, or of the quantized model again.
+        quantized: of the quantized model; placing and calibrating are read from it.
+        config: its `target` is not looked at.
+        progress: shows how far the run has come.
+        command: kept for provenance.
+
+    Raises:
+        QAnalyzeError: for anything wrong with a model, data or configuration.
+    """
+    with ExitStack() as stack:
+        going = _Run(path, config, progress, command, stack)
+        (analysis,) = going.measure([going.read(quantized)])
+    return analysis
+
+
+def label(path: Path, quantized: Path) -> str:
+    """Return what a quantized file is called in reports: told apart from the model's own name."""
+    if quantized.name != path.name or path.samefile(quantized):
+        return quantized.name
+    return f"{quantized.absolute().parent.name}/{quantized.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One target at work: its own graph, and its plan at whatever stage that is."""
+    """One plan at whatever stage it is, and the graph it belongs to.
 
-    target: Target
+    Attributes:
+        name: of the target, or of the quantized file the plan was read from.
+    """
+
+    name: str
     graph: Model
     plan: QuantPlan
+    findings: tuple[Finding, ...] = ()
 
 
 class _Run:
@@ -121,7 +157,7 @@ class _Run:
         command: str,
         stack: ExitStack,
         *,
-        leave_out_unfit: bool,
+        leave_out_unfit: bool = False,
     ) -> None:
         self.path = path
         self.config = config
@@ -144,32 +180,52 @@ class _Run:
                 found.append(target)
         return found
 
-    def place(self, targets: Sequence[Target]) -> list[_Job]:
+    def place(self, targets: Sequence[Target]) -> list[tuple[_Job, Target]]:
         """Load the model as these targets see it, and place their quantizers."""
         jobs = []
         with self._stage("load", 0, "model"):
-            model = load_model(self.path)
-            if self.roles is None:
-                self.roles = open_roles(model, self.config, self.stack)
-                self.warnings = check_roles(model, self.config, *self.roles)
-            data = self.roles[0]
-            model = bind_shapes(model, data.data.shapes, sample=data[0])
+            rewrite, norms = targets[0].rewrite, targets[0].folds_norms
+            model = self._bound(load_model(self.path, rewrite=rewrite, fold_norms=norms), norms)
             for target in targets:
                 with self._unfit(target.name):
-                    jobs.append(_Job(target, *place(model, target, self.config.setting)))
+                    job = _Job(target.name, *place(model, target, self.config.setting))
+                    jobs.append((job, target))
         return jobs
 
-    def calibrate(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def read(self, quantized: Path) -> _Job:
+        """Load both files; what the quantized one holds stands for placing and calibrating."""
+        with self._stage("load", 0, "model"):
+            alone = self.path.exists() and self.path.samefile(quantized)
+            model = self._bound(load_float_form(quantized) if alone else load_model(self.path))
+            found = read_quantized(model, quantized, sample=self._samples(0)[0])
+        plan = replace(found.plan, notes=(*found.plan.notes, *found.notes))
+        return _Job(label(self.path, quantized), found.graph, plan, found.findings)
+
+    def _bound(self, model: Model, fold_norms: bool = True) -> Model:
+        """Fix the input shapes to those of the data, which are opened with the first model."""
+        if self.roles is None:
+            self.roles = open_roles(model, self.config, self.stack)
+            self.warnings = check_roles(model, self.config, *self.roles)
+        data = self.roles[0]
+        return bind_shapes(model, data.data.shapes, sample=data[0], fold_norms=fold_norms)
+
+    def calibrate(self, jobs: Sequence[tuple[_Job, Target]]) -> list[_Job]:
         done = []
-        for alike in _grouped(jobs, key=lambda job: _identity(job.graph)):
-            pairs = [(job.plan, job.target) for job in alike]
-            samples, graph = self._samples(0), alike[0].graph
+        for alike in _grouped(jobs, key=lambda job: _identity(job[0].graph)):
+            pairs = [(job.plan, target) for job, target in alike]
+            samples, graph = self._samples(0), alike[0][0].graph
             with self._stage("calibrate", calibration_phases(pairs) * len(samples), "run") as step:
                 plans = calibrate_all(graph, pairs, samples, workers=self.workers, step=step)
-                for job, plan in zip(alike, plans, strict=True):
-                    completed = job.target.complete(job.graph, plan, samples)
-                    done.append(_Job(job.target, *completed))
+                for (job, target), plan in zip(alike, plans, strict=True):
+                    own, completed = target.complete(job.graph, plan, samples)
+                    findings = tuple(target.findings(own, completed))
+                    done.append(_Job(job.name, own, completed, findings))
         return done
+
+    def measure(self, jobs: Sequence[_Job]) -> Iterator[Analysis]:
+        """Simulate and probe."""
+        for job, simulation in self.simulate(jobs):
+            yield self.analysis(job, simulation, self.probe(job, simulation))
 
     def simulate(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Simulation]]:
         # completing a plan may have changed its graph: those that are still equal go together
@@ -199,15 +255,16 @@ class _Run:
     def analysis(
         self, job: _Job, simulation: Simulation, isolated: Mapping[str, Isolated]
     ) -> Analysis:
-        config = replace(self.config, target=job.target.name)
-        infos = (self._samples(0).info("calibration"), self._samples(1).info("analysis"))
-        findings = tuple(job.target.findings(job.graph, job.plan))
+        config = replace(self.config, target=job.name)
+        infos = [self._samples(1).info("analysis")]
+        if not config.quantized:
+            infos.insert(0, self._samples(0).info("calibration"))
         return Analysis(
             provenance=provenance(job.graph, config, infos, self.command),
             outputs=outputs(job.graph, simulation, isolated),
-            layers=layers(job.graph, job.plan, simulation, isolated, config, findings),
+            layers=layers(job.graph, job.plan, simulation, isolated, config, job.findings),
             plan=job.plan,
-            findings=findings,
+            findings=job.findings,
             timing=dict(self.seconds),
             peak_rss_bytes=peak_rss_bytes(),
             warnings=(*self.warnings, *job.graph.notes, *job.plan.notes),
@@ -249,9 +306,9 @@ def _grouped(items: Iterable[Item], *, key: Callable[[Item], object]) -> list[li
     return list(groups.values())
 
 
-def _function(method: object) -> object:
-    """Return what a bound method is bound from: equal for targets that share it."""
-    return getattr(method, "__func__", method)
+def _sees(target: Target) -> tuple[object, bool]:
+    """Return what makes the graph that a target sees: equal for targets that can share it."""
+    return getattr(target.rewrite, "__func__", target.rewrite), target.folds_norms
 
 
 def _identity(graph: Model) -> tuple[object, ...]:

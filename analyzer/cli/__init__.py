@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: the only module that prints or exits.
+"""The command line: the only package that prints or exits.
 
 The result goes to stdout, the conversation (progress, warnings, errors, paths) to stderr.  Exit
 codes: 0 fine, 1 the gate failed, 2 bad input, 3 a bug of ours, 130 interrupted.
@@ -7,35 +7,18 @@ codes: 0 fine, 1 the gate failed, 2 bad input, 3 a bug of ours, 130 interrupted.
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from analyzer import __version__
-from analyzer.errors import ConfigError, QAnalyzeError, StoreError, nearest
-
-if TYPE_CHECKING:
-    from analyzer.records import Analysis
-    from analyzer.report.comparison import Comparison
+from analyzer.cli.output import Format, say
+from analyzer.errors import QAnalyzeError, nearest
 
 INPUT, PICTURES, TARGET = "Input", "Preparing pictures", "Target"
 MEASURING, GATE, OUTPUT, INFO = "Measuring", "Gate", "Output", "Info"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-
-
-class Format(StrEnum):
-    """What stdout carries."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -46,14 +29,14 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except QAnalyzeError as error:
-        _say(f"Error: {error.message}", error.remedy)
+        say(f"Error: {error.message}", error.remedy)
         code = 2
     except Exception as error:
         code = _foreign(error)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # the parser may have made a number of the exception
-        _say("Interrupted: no report was written for the run at hand.")
+        say("Interrupted: no report was written for the run at hand.")
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -61,14 +44,14 @@ def _foreign(error: Exception) -> int:
     """Exit code for what is not ours: the parser's own errors, or a bug."""
     describe = getattr(error, "format_message", None)
     if callable(describe):  # a usage error of the argument parser
-        _say(*_usage(error, str(describe())))
+        say(*_usage(error, str(describe())))
         return int(getattr(error, "exit_code", 2))
     if type(error).__name__ in ("Exit", "Abort"):
         return int(getattr(error, "exit_code", INTERRUPTED))
     import traceback
 
     traceback.print_exc()
-    _say(
+    say(
         f"This is a bug in qanalyze {__version__}: {type(error).__name__}.",
         "Please report it with the lines above.",
     )
@@ -86,12 +69,6 @@ def _usage(error: Exception, message: str) -> tuple[str, str]:
     return f"Error: {message}.", "See qanalyze --help."
 
 
-def _say(*lines: str) -> None:
-    for line in lines:
-        if line:
-            print(line, file=sys.stderr)  # noqa: T201
-
-
 def _version(asked: bool) -> None:
     if asked:
         print(f"qanalyze {__version__}")  # noqa: T201
@@ -101,10 +78,19 @@ def _version(asked: bool) -> None:
 def _list_targets(asked: bool) -> None:
     if asked:
         from analyzer.targets import get_target, target_names
+        from analyzer.targets.fidelity import fidelity_of
 
         for name in target_names():
             target = get_target(name)
-            print(f"{name:<14}{'/'.join(target.precisions):<14}{target.summary}")  # noqa: T201
+            found = fidelity_of(name)
+            lines = (
+                f"{name}: {target.summary}",
+                f"    --precision    {', '.join(target.precisions)}",
+                f"    --calibration  {', '.join(target.observers)}",
+                f"    --granularity  {', '.join(target.granularities)}",
+                f"    fidelity       {found.sentence() if found else 'not measured'}",
+            )
+            print("\n".join(lines))  # noqa: T201
         raise typer.Exit
 
 
@@ -227,6 +213,15 @@ def analyze(
             r"\[default: esp32p4]",
             envvar="QANALYZE_TARGET",
             metavar="NAME",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    quantized: Annotated[
+        str | None,
+        typer.Option(
+            help="Analyse this Q/DQ or QOperator model instead of imitating a quantizer; MODEL is "
+            "the FP32 one it was made from.",
+            metavar="INT8.onnx",
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -357,203 +352,10 @@ def analyze(
         "preset": preset, "resize": resize, "size": size, "short_side": short_side,
         "pad_value": pad_value, "pad_side": pad_side, "scale": scale, "mean": mean, "std": std,
         "channels": channels, "layout": layout, "antialias": antialias, "target": target,
-        "calibration": calibration, "precision": precision, "dispatch": dispatch or None,
-        "granularity": granularity, "samples": samples, "layers": layers, "threads": threads,
-        "max_nsr": max_nsr,
+        "quantized": quantized, "calibration": calibration, "precision": precision,
+        "dispatch": dispatch or None, "granularity": granularity, "samples": samples,
+        "layers": layers, "threads": threads, "max_nsr": max_nsr,
     }  # fmt: skip
-    return _run(model, given, out, format_, show_all=show_all, quiet=quiet, verbose=verbose)
+    from analyzer.cli.run import run
 
-
-def _run(
-    model: Path,
-    given: Mapping[str, object],
-    out: Path | None,
-    format_: Format,
-    *,
-    show_all: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    from analyzer.config import check_environment, resolve
-    from analyzer.pipeline import run_targets
-    from analyzer.report.comparison import Comparison
-    from analyzer.report.files import write_reports
-    from analyzer.report.progress import Progress
-
-    check_environment(os.environ)
-    config = resolve(given)
-    names, every = _targets(config.target)
-    if not config.calib:
-        raise ConfigError(
-            "There is no calibration data.",
-            "Give --calib a folder of inputs, see qanalyze --help.",
-        )
-    several = len(names) > 1
-    folders = {name: _folder(out, model, name, of_several=several) for name in names}
-    for folder in folders.values():
-        _check_folder(folder)
-    outcome = run_targets(
-        model,
-        config,
-        names,
-        progress=Progress(quiet=quiet),
-        command=shlex.join(["qanalyze", *sys.argv[1:]]),
-        leave_out_unfit=every,
-    )
-    reports = {
-        analysis.provenance.target: write_reports(analysis, folders[analysis.provenance.target])[
-            "report.html"
-        ]
-        for analysis in outcome.analyses
-    }
-    if several:
-        comparison = Comparison(outcome.analyses, outcome.refused, reports)
-        file = _comparison_file(out, model)
-        _compare(comparison, format_, file, show_all=show_all, quiet=quiet)
-    else:
-        (analysis,) = outcome.analyses
-        (report,) = reports.values()
-        _show(analysis, format_, report, show_all=show_all, quiet=quiet)
-    if verbose:
-        last = outcome.analyses[-1]
-        for stage, seconds in last.timing.items():
-            _say(f"{stage:<12}{seconds:8.2f} s")
-        _say(f"{'peak memory':<12}{last.peak_rss_bytes / 1e6:8.0f} MB")
-    failed = [line for a in outcome.analyses if (line := _gate(a, config.max_nsr))]
-    _say(*failed)
-    return 1 if failed else 0
-
-
-def _gate(analysis: Analysis, max_nsr: float | None) -> str | None:
-    """Say in one line why an analysis fails the gate, if it does."""
-    worst = analysis.worst_output
-    if max_nsr is None or worst.nsr <= max_nsr:
-        return None
-    return (
-        f"Gate failed: output {worst.name!r} has an NSR of {worst.nsr:.3%} for "
-        f"{analysis.provenance.target}, above --max-nsr {max_nsr:.3%}."
-    )
-
-
-def _targets(given: str) -> tuple[list[str], bool]:
-    """Split and check the value of --target; tell whether it is "all"."""
-    from analyzer.targets import target_names
-
-    if given.strip() == "all":
-        return target_names(), True
-    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
-    for name in names:
-        if name not in target_names():
-            raise ConfigError(
-                f"There is no target {name!r}.", nearest(name, [*target_names(), "all"])
-            )
-    return names, False
-
-
-def _folder(out: Path | None, model: Path, target: str, *, of_several: bool) -> Path:
-    if out is None:
-        return Path("reports") / f"{model.stem}.{target}"
-    return out / target if of_several else out
-
-
-def _comparison_file(out: Path | None, model: Path) -> Path:
-    return Path("reports") / f"{model.stem}.targets.csv" if out is None else out / "targets.csv"
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made, before minutes are spent on what goes into it."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise StoreError(
-            f"{str(folder)!r} cannot be a folder: {str(existing)!r} is a file.",
-            "Choose another folder with --out.",
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise StoreError(
-            f"{str(existing)!r} does not let you write into it.",
-            "Choose another folder with --out.",
-        )
-
-
-def _show(
-    analysis: Analysis, format_: Format, report: Path, *, show_all: bool, quiet: bool
-) -> None:
-    """Write one result to stdout."""
-    from analyzer.report.tables import render_csv, render_markdown
-    from analyzer.store import to_json
-
-    if format_ is Format.TABLE:
-        text = _table(analysis, report, show_all=show_all, quiet=quiet)
-    else:
-        render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
-        text = render[format_](analysis)
-        _say(f"Report   {report}")
-    _write(text)
-
-
-def _compare(
-    comparison: Comparison, format_: Format, file: Path, *, show_all: bool, quiet: bool
-) -> None:
-    """Write the comparison of several results to stdout, and as CSV beside the reports."""
-    from rich.console import Console
-
-    from analyzer.report import comparison as side_by_side
-    from analyzer.store import write_files
-
-    write_files({file: side_by_side.render_comparison_csv(comparison)})
-    if format_ is Format.TABLE:
-        console = Console()
-        with console.capture() as shown:
-            side_by_side.render_comparison(
-                comparison, console=console, show_all=show_all, quiet=quiet
-            )
-        text = shown.get()
-    else:
-        render = {
-            Format.JSON: side_by_side.render_comparison_json,
-            Format.CSV: side_by_side.render_comparison_csv,
-            Format.MARKDOWN: side_by_side.render_comparison_markdown,
-        }
-        text = render[format_](comparison)
-    _write(text)
-
-
-def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # whoever read stdout (head, a pager) has gone: that is no failure of the analysis
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> str:
-    from rich.console import Console
-
-    from analyzer.report.terminal import render_terminal
-
-    console = Console()
-    with console.capture() as shown:  # rich would end the program when a pipe breaks
-        render_terminal(
-            analysis,
-            console=console,
-            show_all=show_all,
-            quiet=quiet,
-            report=report,
-            next_command=_next_command(analysis),
-        )
-    return shown.get()
-
-
-def _next_command(analysis: Analysis) -> str | None:
-    """Suggest to look at all layers where those that compute do not explain the noise."""
-    from analyzer.report.tables import ADDITIVE
-
-    additivity = analysis.worst_output.additivity
-    if (
-        additivity is None
-        or additivity >= ADDITIVE[0]
-        or analysis.provenance.config.get("layers") != "computing"
-    ):
-        return None
-    return f"{analysis.provenance.command} --layers all"
+    return run(model, given, out, format_, show_all=show_all, quiet=quiet, verbose=verbose)
