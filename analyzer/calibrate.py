@@ -8,11 +8,14 @@ observers and dropped before the next part runs.  Memory depends on the model on
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from analyzer.errors import DataError
@@ -23,7 +26,7 @@ from analyzer.graph.view import GraphView
 from analyzer.quant.fake import calibrated
 from analyzer.quant.observers import Observer, Range
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
-from analyzer.targets.base import Target
+from analyzer.targets.base import F64, Target
 
 Job = tuple[QuantPlan, Target]
 Watch = tuple[tuple[str, ...], str | None, int, bool]  # tensors, observer, bits, symmetric
@@ -86,8 +89,9 @@ def calibrate_all(
         watches = {number: _watches(*jobs[number]) for number in sweep}
         together = [pair for found in watches.values() for pair in found.items()]
         first = sweep[0]
-        weights = known[first].values() if _needs_weights(jobs[first]) else ()
-        _observe(model, view, together, weights, samples, workers, step)
+        weights = _while_calibrating(view, *jobs[first]) if _needs_weights(jobs[first]) else ()
+        optimize = not _unoptimized(jobs[first])
+        _observe(model, view, together, weights, samples, workers, step, optimize=optimize)
         for number in sweep:
             ranges = {watch: observer.result() for watch, observer in watches[number].items()}
             _scale_activations(*jobs[number], ranges, known[number])
@@ -111,11 +115,16 @@ def _needs_weights(job: Job) -> bool:
     return job[1].calibrates_with_quantized_weights
 
 
+def _unoptimized(job: Job) -> bool:
+    return job[1].calibrates_unoptimized
+
+
 def _sweeps(jobs: Sequence[Job]) -> list[list[int]]:
     """Return the numbers of the jobs that can look at the same runs."""
     shared = [n for n, job in enumerate(jobs) if not _needs_weights(job)]
     alone = [[n] for n, job in enumerate(jobs) if _needs_weights(job)]
-    return [*([shared] if shared else []), *alone]
+    alike = ([n for n in shared if _unoptimized(jobs[n]) is kind] for kind in (False, True))
+    return [*(sweep for sweep in alike if sweep), *alone]
 
 
 def _watches(plan: QuantPlan, target: Target) -> dict[Watch, Observer]:
@@ -134,7 +143,12 @@ def _scale_activations(
     done: dict[tuple[str, str], Quantizer],
 ) -> None:
     for quantizer in plan.quantizers:
-        if quantizer.key in done or quantizer.follows or quantizer.role == "bias":
+        if quantizer.key in done or quantizer.follows:
+            continue
+        if quantizer.role == "bias":
+            if quantizer.observes:
+                own = ranges[_watch(quantizer)]
+                done[quantizer.key] = replace(quantizer, range=(float(own.lo), float(own.hi)))
             continue
         found = (
             ranges[_watch(quantizer)]
@@ -147,11 +161,22 @@ def _scale_activations(
 def _constant_scales(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
     for quantizer in plan.quantizers:
         if quantizer.role in ("weight", "constant") and quantizer.follows is None:
-            array = view.array(quantizer.tensor).astype(np.float32)
-            lo, hi = target.constant_range(array, quantizer)
-            kind = quantizer.observer or "minmax"
-            scale, zero = target.scale(quantizer, lo, hi, kind)
-            yield replace(quantizer, scale=scale, zero_point=zero)
+            yield _constant_scaled(view, target, quantizer)
+
+
+def _while_calibrating(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
+    """Yield all quantized constants; those that will follow another scale still have their own."""
+    for quantizer in plan.quantizers:
+        aligned_later = quantizer.follows is not None and quantizer.observer is not None
+        if quantizer.role in ("weight", "constant") and (aligned_later or not quantizer.follows):
+            yield _constant_scaled(view, target, quantizer)
+
+
+def _constant_scaled(view: GraphView, target: Target, quantizer: Quantizer) -> Quantizer:
+    array = view.array(quantizer.tensor).astype(np.float32)
+    lo, hi = target.constant_range(array, quantizer)
+    scale, zero = target.scale(quantizer, lo, hi, quantizer.observer or "minmax")
+    return replace(quantizer, scale=scale, zero_point=zero)
 
 
 def _observed(plan: QuantPlan) -> list[Quantizer]:
@@ -161,7 +186,7 @@ def _observed(plan: QuantPlan) -> list[Quantizer]:
         q
         for q in plan.quantizers
         if q.key in used
-        and q.role in ("input", "activation")
+        and (q.role in ("input", "activation") or (q.role == "bias" and q.observes))
         and q.follows is None
         and q.fixed_range is None
     ]
@@ -180,6 +205,8 @@ def _observe(
     samples: Samples,
     workers: int,
     step: Callable[[int], None],
+    *,
+    optimize: bool,
 ) -> None:
     """Show all samples to the observers, in the network whose `weights` are quantized."""
     by_tensor: dict[str, list[Observer]] = {}
@@ -187,8 +214,8 @@ def _observe(
         for tensor in tensors:
             if not view.is_constant(tensor):
                 by_tensor.setdefault(tensor, []).append(observer)
-    parts = _compile(model, view, set(by_tensor), slots_by_node(weights))
-    locks = {id(observer): threading.Lock() for _, observer in watches}
+    parts = _compile(model, view, set(by_tensor), slots_by_node(weights), optimize=optimize)
+    turns = _Turns(observer for p in parts for t in p.watched for observer in by_tensor[t])
     last = {t: p for p, part in enumerate(parts) for t in part.reads}
 
     def one(index: int, phase: int) -> None:
@@ -200,8 +227,7 @@ def _observe(
                 array = (made.get(tensor) or values[tensor]).numpy()
                 try:
                     for observer in by_tensor[tensor]:
-                        with locks[id(observer)]:
-                            observer.update(array, phase)
+                        turns.update(observer, array, phase, index + phase * len(samples))
                 except ValueError as error:
                     raise _not_a_number(tensor, index) from error
             values.update((t, made[t]) for t in part.segment.live_out)
@@ -214,8 +240,42 @@ def _observe(
             for (tensors, *_), observer in watches:
                 for tensor in filter(view.is_constant, tensors):
                     observer.update(view.array(tensor).astype(np.float32), phase)
-            for _ in pool.map(lambda i, p=phase: one(i, p), range(len(samples))):
+            for _ in pool.map(lambda i, p=phase: turns.guard(one, i, p), range(len(samples))):
                 step(1)
+
+
+class _Turns:
+    """Shows arrays to observers in the order of the samples, whichever thread is ahead.
+
+    The result of some observers depends on the order (PyTorch's histograms).
+    """
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.per_run = Counter(map(id, observers))  # arrays that an observer is shown in one run
+        self.shown: Counter[int] = Counter()
+        self.moved = threading.Condition()
+        self.failed = False
+
+    def update(self, observer: Observer, array: npt.NDArray[Any], phase: int, run: int) -> None:
+        """Wait until `observer` has seen all runs before `run`, then show it `array`."""
+        key = id(observer)
+        with self.moved:
+            self.moved.wait_for(lambda: self.failed or self.shown[key] >= run * self.per_run[key])
+        if not self.failed:
+            observer.update(array, phase)
+        with self.moved:
+            self.shown[key] += 1
+            self.moved.notify_all()
+
+    def guard(self, one: Callable[[int, int], None], index: int, phase: int) -> None:
+        """Run a sample; nobody waits for one that failed."""
+        try:
+            one(index, phase)
+        except BaseException:
+            with self.moved:
+                self.failed = True
+                self.moved.notify_all()
+            raise
 
 
 def _compile(
@@ -223,6 +283,8 @@ def _compile(
     view: GraphView,
     observed: set[str],
     slots: Mapping[str, Sequence[Quantizer]],
+    *,
+    optimize: bool,
 ) -> list[_Part]:
     parts: list[_Part] = []
     for segment in by_size(model, view, max_bytes=SEGMENT_BYTES):
@@ -244,7 +306,7 @@ def _compile(
         given = [
             t for t in builder.inputs if t in observed and t in view.inputs and t not in known
         ]
-        session = open_session(builder.serialize())
+        session = open_session(builder.serialize(), optimize=optimize)
         parts.append(_Part(segment, session, tuple(builder.inputs), tuple(made), (*given, *made)))
     return parts
 
@@ -260,32 +322,63 @@ def _scaled(target: Target, quantizer: Quantizer, found: Range) -> Quantizer:
     lo, hi = found.lo, found.hi
     if not quantizer.symmetric:
         # a threshold on magnitudes must not spend levels on a side where no value lies
-        lo, hi = max(lo, min(found.seen_lo, 0.0)), min(hi, max(found.seen_hi, 0.0))
-    scale, zero = target.scale(quantizer, np.array([lo]), np.array([hi]), found.kind)
-    return replace(quantizer, scale=scale, zero_point=zero)
+        lo = np.maximum(lo, min(found.seen_lo, 0.0))
+        hi = np.minimum(hi, max(found.seen_hi, 0.0))
+    lo, hi = (np.atleast_1d(np.asarray(end, np.float64)) for end in (lo, hi))
+    scale, zero = target.scale(quantizer, lo, hi, found.kind)
+    seen = None if quantizer.fixed_range else (found.seen_lo, found.seen_hi)
+    return replace(quantizer, scale=scale, zero_point=zero, range=seen)
 
 
 def _resolve(
     plan: QuantPlan, view: GraphView, target: Target, done: dict[tuple[str, str], Quantizer]
 ) -> None:
     """Complete `done`: followers take their root's scale, biases that of the accumulator."""
+    _follow(plan, done)
+    biases = [q for q in plan.quantizers if q.role == "bias" and q.follows is None]
+    for quantizer in biases:
+        weight, source = _factors(view, done, quantizer)
+        if weight.role == "weight":
+            # layers that share a weight share its scale: the root's, as widened so far
+            root = done[weight.follows or weight.key]
+            bias = view.array(quantizer.tensor).astype(np.float64).ravel()
+            scale, step = calibrated(root)[0], _own_step(target, source, done.get(quantizer.key))
+            done[root.key] = replace(root, scale=target.weight_scale(root, scale, step, bias))
+    _follow(plan, done)
+    for quantizer in biases:
+        weight, source = _factors(view, done, quantizer)
+        scale = calibrated(weight)[0] * calibrated(source)[0]
+        zero = np.zeros(scale.shape, np.int64)
+        done[quantizer.key] = replace(quantizer, scale=scale, zero_point=zero)
+
+
+def _own_step(target: Target, source: Quantizer, bias: Quantizer | None) -> F64:
+    """Return the scale of a layer's input: its own, if the bias observes what has another's."""
+    if bias is None or bias.range is None:
+        return calibrated(source)[0]
+    lo, hi = (np.array([end]) for end in bias.range)
+    return target.scale(source, lo, hi, source.observer or "minmax")[0]
+
+
+def _follow(plan: QuantPlan, done: dict[tuple[str, str], Quantizer]) -> None:
     for quantizer in plan.quantizers:
         if quantizer.follows is not None:
             root = done[quantizer.follows]
             done[quantizer.key] = replace(quantizer, scale=root.scale, zero_point=root.zero_point)
-    for quantizer in plan.quantizers:
-        if quantizer.role != "bias" or quantizer.follows is not None:
-            continue
-        weight, source = (_read_by(view, done, quantizer.node, slot) for slot in (1, 0))
-        input_scale = calibrated(source)[0]
-        scale = calibrated(weight)[0]
-        if weight.role == "weight":
-            bias = view.array(quantizer.tensor).astype(np.float64).ravel()
-            scale = target.weight_scale(quantizer, scale, input_scale, bias)
-            done[weight.key] = replace(weight, scale=scale)
-        scale = scale * input_scale
-        zero = np.zeros(scale.shape, np.int64)
-        done[quantizer.key] = replace(quantizer, scale=scale, zero_point=zero)
+
+
+def _factors(
+    view: GraphView, done: Mapping[tuple[str, str], Quantizer], bias: Quantizer
+) -> tuple[Quantizer, Quantizer]:
+    """Return the quantizers of the weight and the input whose product `bias` is added to.
+
+    A bias may stand in an Add of its own, behind a MatMul.
+    """
+    node = view.nodes[bias.node]
+    if node.op_type == "Add":
+        node = view.nodes[next(view.producer[t] for t in node.input if t in view.producer)]
+    weight, source = (_read_by(view, done, node.name, slot) for slot in (1, 0))
+    return weight, source
 
 
 def _read_by(

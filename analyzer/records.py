@@ -63,6 +63,8 @@ class Model:
         macs: canonical node name -> multiply-accumulates for one run, computing layers only.
         notes: one sentence per thing that was changed or left alone while loading.
         metadata: `metadata_props` of the file (Ultralytics keeps its preprocessing there).
+        rewritten: a target's own simplifier has run (`Target.rewrite`); what does nothing and is
+            still there is left to the target.
     """
 
     proto: onnx.ModelProto
@@ -80,6 +82,7 @@ class Model:
     parameters: int = 0
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    rewritten: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,14 @@ class Quantizer:
         follows: `(node, slot)` whose scale this one uses; None for an own scale.
         fixed_range: range the target sets without looking at data (a Softmax output, say).
         observes: tensors whose ranges are united into this quantizer's one (inputs of a Concat
-            with a shared scale, say); empty: `tensor` alone.
+            with a shared scale, say); empty: `tensor` alone.  A bias that names its layer's input
+            here has the weight widened by that tensor's own range, whatever scale it follows.
+        range: smallest and largest value seen while calibrating; None where the scale does not
+            stand on data.
+        stored: float32, what the quantizer made of a constant, where that is known and need not
+            be the rounded one (a weight out of a quantized file, say).
+        replaces_node: the quantizer drops the node that this one stands behind (a Relu, whose
+            clipping is left to the grid): its input 0 is quantized in its place.
     """
 
     node: str
@@ -122,6 +132,10 @@ class Quantizer:
     follows: tuple[str, str] | None = None
     fixed_range: tuple[float, float] | None = None
     observes: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
+    # as large as the weights themselves, so not part of a saved analysis
+    stored: npt.NDArray[np.float32] | None = field(default=None, metadata={"saved": False})
+    replaces_node: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -154,6 +168,7 @@ class QuantPlan:
         layers: names of the nodes that the target quantizes, in execution order.
         computing: the subset of `layers` whose op type multiplies and accumulates.
         precision: layer -> "int8", "int16", "fp32" ...
+        default_precision: of the layers that the dispatch table did not name.
     """
 
     target: str
@@ -162,6 +177,7 @@ class QuantPlan:
     precision: Mapping[str, str]
     quantizers: tuple[Quantizer, ...]
     notes: tuple[str, ...] = ()
+    default_precision: str = "int8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,8 @@ def _hints(record: Any) -> dict[str, Any]:
 @functools.cache
 def _fields(record: Any) -> tuple[str, ...]:
     """Field names of a record in the order of the file: the contract first, then the others."""
-    names = [field.name for field in dataclasses.fields(record)]
+    fields = (f for f in dataclasses.fields(record) if f.metadata.get("saved", True))
+    names = [field.name for field in fields]
     contract = _CONTRACT[record].split()
     known = [name for name in names if _key(name) in contract]
     known.sort(key=lambda name: contract.index(_key(name)))

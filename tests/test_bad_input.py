@@ -196,7 +196,7 @@ def test_one_unreadable_picture_is_skipped(qanalyze, tiny):
     ran = qanalyze(tiny, "--calib", "pictures")
     assert ran.code == 0
     warning = next(line for line in ran.out.splitlines() if "broken.png" in line)
-    assert warning.startswith("Warning")
+    assert warning.startswith("Note")
     assert "1 " in warning
     assert "3 samples" in ran.out
 

@@ -183,6 +183,14 @@ def test_the_number_of_phases_and_the_progress(net, observer, phases):
     assert sum(told) == phases * len(DATA)
 
 
+def test_targets_share_runs_only_where_they_run_the_same_graph(net):
+    """With and without graph optimizations, values differ by rounding: two sweeps."""
+    _, plan = place(net, ONNXRUNTIME)
+    optimized = replace(ONNXRUNTIME, calibrates_unoptimized=False)
+    assert calibration_phases([(plan, ONNXRUNTIME), (plan, ONNXRUNTIME)]) == 1
+    assert calibration_phases([(plan, ONNXRUNTIME), (plan, optimized)]) == 2
+
+
 def test_silence_has_a_scale(net):
     """All-zero data calibrates to the smallest scale, and quantizes to zero."""
     plan = calibrated(net, runs([0, 0, 0, 0]))

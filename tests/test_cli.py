@@ -20,6 +20,8 @@ from onnx import numpy_helper
 
 import analyzer
 from analyzer import cli, pipeline
+from analyzer.cli import run as command
+from analyzer.targets import target_names
 
 ROOT = Path(analyzer.__file__).parents[1]
 TINY = """<ir_version: 8, opset_import: ["": 13]>
@@ -259,7 +261,7 @@ def test_not_a_number_fails_the_gate(qanalyze, monkeypatch):
         return pipeline.Outcome((bad,), {})
 
     pipeline_run = pipeline.run_targets
-    monkeypatch.setattr(pipeline, "run_targets", run)
+    monkeypatch.setattr(command, "run_targets", run)
     assert qanalyze("--max-nsr", "50%").code == 1
 
 
@@ -269,7 +271,7 @@ def test_internal_error(qanalyze, monkeypatch):
     def run(*arguments, **options):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr(pipeline, "run_targets", run)
+    monkeypatch.setattr(command, "run_targets", run)
     ran = qanalyze()
     assert ran.code == 3
     assert "RuntimeError: surprise" in ran.err
@@ -284,7 +286,7 @@ def test_interrupted(qanalyze, monkeypatch):
     def run(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run_targets", run)
+    monkeypatch.setattr(command, "run_targets", run)
     ran = qanalyze()
     assert ran.code == 130
     assert ran.err.strip() == "Interrupted: no report was written for the run at hand."
@@ -359,10 +361,12 @@ def test_version(qanalyze):
 
 
 def test_list_targets(qanalyze):
-    """--list-targets names every target with one line each."""
+    """--list-targets tells what every target offers, and how near it was measured to be."""
     ran = qanalyze("--list-targets", base=())
     assert ran.code == 0
-    assert [line.split()[0] for line in ran.out.splitlines()] == ["esp32p4", "onnxruntime"]
+    heads = [line.split(":")[0] for line in ran.out.splitlines() if not line.startswith(" ")]
+    assert heads == target_names()
+    assert ran.out.count("--precision ") == ran.out.count("placed alike") == len(heads)
 
 
 def test_help(qanalyze):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -95,6 +96,15 @@ def test_every_target_and_preset_is_named():
     from analyzer.targets import target_names
 
     assert all(f"`{name}`" in README for name in (*target_names(), *PRESETS))
+
+
+def test_the_table_of_targets_is_what_was_measured():
+    """The README's table is the one that the script writes from the measurements."""
+    path = ROOT / "tests" / "benchmarks" / "fidelity_table.py"
+    spec = importlib.util.spec_from_file_location("fidelity_table", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.written(README) == README
 
 
 def test_links_lead_somewhere():

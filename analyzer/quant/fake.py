@@ -48,7 +48,8 @@ def fake_quantize(x: F32, quantizer: Quantizer) -> F32:
         quantizer: calibrated; per-channel scales run along its `axis`.
 
     The division and the final product are float32, as in onnxruntime's QuantizeLinear and in
-    esp-ppq (`quantization/qfunction/linear.py`).  NaN stays NaN.  Half-up rounding is
+    esp-ppq (`quantization/qfunction/linear.py`); 32-bit biases are divided in float64, as
+    `quantize_bias_static_impl` of onnxruntime does.  NaN stays NaN.  Half-up rounding is
     `floor(x / scale + 0.5)` with the addition in float32.
 
     >>> q = Quantizer("c", "in1", "w", "weight", 8, scale=np.array([0.5]),
@@ -59,14 +60,15 @@ def fake_quantize(x: F32, quantizer: Quantizer) -> F32:
     step, zero_point = calibrated(quantizer)
     scale = broadcast(step.astype(np.float32), quantizer.axis, x.ndim)
     zero = broadcast(zero_point.astype(np.float32), quantizer.axis, x.ndim)
-    steps = x / scale
+    wide = quantizer.bits > 16
     if quantizer.rounding == "half_up":
-        steps = np.floor(steps + np.float32(0.5))
+        steps = np.floor(x / scale + np.float32(0.5))
     else:
-        steps = np.rint(steps)
-    if quantizer.bits > 16:
+        # biases are divided in float64 by all who round them half to even
+        steps = np.rint(np.divide(x, scale, dtype=np.float64 if wide else np.float32))
+    if wide:
         # a float32 holds no 32-bit grid: clip in float64 so that the bounds are exact
         levels = np.clip(steps.astype(np.float64), quantizer.qmin, quantizer.qmax)
-        return np.asarray(levels * scale.astype(np.float64), dtype=np.float32)
+        return np.asarray(levels.astype(np.float32) * scale, dtype=np.float32)
     levels = np.clip(steps + zero, np.float32(quantizer.qmin), np.float32(quantizer.qmax))
     return np.asarray((levels - zero) * scale, dtype=np.float32)

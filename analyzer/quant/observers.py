@@ -29,14 +29,14 @@ class Range:
     """A range of real values to be covered by the grid.
 
     Attributes:
-        lo, hi: bounds in the tensor's own units.
+        lo, hi: bounds in the tensor's own units; one value each, or one per channel.
         kind: which observer found it; a target may turn a KL threshold into a scale by another
             rule than a range.
         seen_lo, seen_hi: smallest and largest value of the data.
     """
 
-    lo: float
-    hi: float
+    lo: float | F64
+    hi: float | F64
     kind: ObserverName
     seen_lo: float
     seen_hi: float
@@ -137,7 +137,7 @@ class Histogram:
     def amax(self) -> np.float32:
         """Largest magnitude seen in the first phase."""
         seen = self.seen.result()
-        return np.float32(max(abs(seen.lo), abs(seen.hi)))
+        return np.float32(max(abs(seen.seen_lo), abs(seen.seen_hi)))
 
     def update(self, x: F32, phase: int) -> None:
         """Take in one array: its range in phase 0, its counts in phase 1."""
@@ -163,10 +163,10 @@ class KL(Histogram):
         seen = self.seen.result()
         amax = float(self.amax)
         if amax == 0:
-            return Range(0.0, 0.0, "kl", seen.lo, seen.hi)
+            return Range(0.0, 0.0, "kl", seen.seen_lo, seen.seen_hi)
         kept = kl_bins(self.counts, self.levels)
         threshold = amax * (kept / self.bins)
-        return Range(-threshold, threshold, "kl", seen.lo, seen.hi)
+        return Range(-threshold, threshold, "kl", seen.seen_lo, seen.seen_hi)
 
 
 class MSE(Histogram):
@@ -184,7 +184,7 @@ class MSE(Histogram):
         """Return (-t, t) for the best range end t."""
         seen = self.seen.result()
         end = mse_end(self.counts, self.values) * float(self.amax) / MSE_BINS
-        return Range(-end, end, "mse", seen.lo, seen.hi)
+        return Range(-end, end, "mse", seen.seen_lo, seen.seen_hi)
 
 
 def make_observer(name: ObserverName, bits: int) -> Observer:

@@ -15,7 +15,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from analyzer.records import Analysis, DataInfo, LayerError, OutputError
+from analyzer.codes import CODES
+from analyzer.records import Analysis, DataInfo, Finding, LayerError, OutputError
 
 NOT_MEASURED = "\N{EN DASH}"
 # Outside of this band the isolated errors of the layers cannot be read as shares of the total.
@@ -176,6 +177,21 @@ def verdict(analysis: Analysis) -> str:
     return f"{which}: NSR {percent(worst.nsr)}, SQNR {decibel(worst.sqnr_db)}; {balance(worst)}"
 
 
+def findings(found: Sequence[Finding]) -> list[tuple[str, str]]:
+    """Return code and one line for every code that was found: what it is, and where."""
+    places: dict[str, list[str]] = {}
+    for finding in found:
+        places.setdefault(finding.code, []).extend([finding.layer] if finding.layer else [])
+    advice = {finding.code: finding.advice for finding in found}
+    lines = []
+    for code, layers in places.items():
+        title = CODES[code].title if code in CODES else advice[code].rstrip(".")
+        first = f" at {layers[0]}" if layers else ""
+        more = f" and {plural(len(layers) - 1, 'more layer')}" if len(layers) > 1 else ""
+        lines.append((code, printable(f"{title}{first}{more}")))
+    return lines
+
+
 def balance(output: OutputError) -> str:
     """Hold the sum of the isolated errors against the accumulated error of an output."""
     if output.isolated_sum is None or output.additivity is None:
@@ -262,8 +278,9 @@ def render_markdown(analysis: Analysis) -> str:
             ],
         ),
         "",
-        *(f"- Warning: {escape(warning)}" for warning in analysis.warnings),
-        *([""] if analysis.warnings else []),
+        *(f"- Note: {escape(warning)}" for warning in analysis.warnings),
+        *(f"- {escape(code)}: {escape(line)}" for code, line in findings(analysis.findings)),
+        *([""] if analysis.warnings or analysis.findings else []),
         escape(verdict(analysis)),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

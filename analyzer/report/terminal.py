@@ -48,7 +48,9 @@ def render_terminal(
     print_rows(console, _output_columns(), analysis.outputs)
     print_line(console, Text())
     for warning in analysis.warnings:
-        print_line(console, Text.assemble(("Warning  ", "yellow"), tables.printable(warning)))
+        print_line(console, Text.assemble(("Note     ", "yellow"), tables.printable(warning)))
+    for code, line in tables.findings(analysis.findings):
+        print_line(console, Text.assemble((f"{tables.printable(code):<9}", "yellow"), line))
     print_line(console, verdict)
     for label, value in (("Report", report), ("Next", next_command)):
         if value is not None:

@@ -11,7 +11,16 @@ from analyzer.targets.base import Target
 
 _OURS = {
     "esp32p4": "analyzer.targets.espdl:ESP32P4",
+    "esp32s3": "analyzer.targets.espdl:ESP32S3",
+    "esp32": "analyzer.targets.espdl:ESP32",
     "onnxruntime": "analyzer.targets.onnxruntime:ONNXRUNTIME",
+    "openvino": "analyzer.targets.openvino:OPENVINO",
+    "qnn": "analyzer.targets.qnn:QNN_HTP",
+    "tensorrt": "analyzer.targets.tensorrt:TENSORRT",
+    "pytorch": "analyzer.targets.pytorch:X86",
+    "pytorch-qnnpack": "analyzer.targets.pytorch:QNNPACK",
+    "tflite": "analyzer.targets.tflite:TFLITE",
+    "litert": "analyzer.targets.tflite:LITERT",
 }
 _GROUP = "qanalyze.targets"
 

@@ -45,6 +45,10 @@ class Target(ABC):
         granularities: of weight scales, the default first.
         calibrates_with_quantized_weights: whether the quantizer finds activation ranges in the
             network whose weights are already quantized.
+        calibrates_unoptimized: whether it finds them with onnxruntime's graph optimizations
+            switched off, which shifts values by rounding errors.
+        folds_norms: whether a BatchNormalization is part of the layer before it when the
+            quantizer looks at the graph; False: it may quantize in between.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Target(ABC):
     observers: tuple[Observer, ...]
     granularities: tuple[str, ...] = ("channel",)
     calibrates_with_quantized_weights: bool = False
+    calibrates_unoptimized: bool = False
+    folds_norms: bool = True
 
     def rewrite(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         """Simplify the user's own model as the quantizer does before it looks at it.
@@ -61,7 +67,8 @@ class Target(ABC):
             proto: as it stands in the file; may be modified.
 
         Returns:
-            the model, and notes on what was done.
+            the model it was given where there is nothing to do, else another one; and notes on
+            what was done.
         """
         return proto, ()
 
@@ -100,11 +107,11 @@ class Target(ABC):
             kind: the observer that found the range.
         """
 
-    def weight_scale(self, bias: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
+    def weight_scale(self, weight: Quantizer, scale: F64, input_scale: F64, values: F64) -> F64:
         """Return the weight's scale once its layer's bias is known; a bias may need a wider one.
 
         Args:
-            bias: quantizer of the bias; its own scale will be weight scale times input scale.
+            weight: its quantizer; the bias will have weight scale times input scale.
             scale: of the weight, one value or one per channel.
             input_scale: of the layer's input.
             values: the bias, flattened.

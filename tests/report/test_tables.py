@@ -95,6 +95,6 @@ def test_markdown_reads_back(analysis: Analysis) -> None:
         "1.00 %", "4.00 %", "8", "ok",
     ]  # fmt: skip
     assert r"`` clear\x1b[2J\n\u202egnp.exe\|`$x$` ``" in text
-    warning = r"- Warning: Layer &lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; \[bold\]"
+    warning = r"- Note: Layer &lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; \[bold\]"
     assert warning in text
     assert text.endswith("additivity 0.90\n")

@@ -55,8 +55,9 @@ def test_piped_output(analysis: Analysis) -> None:
         ["out", "3.10 %", "15.1 dB", "0.984000", "12.2"],
         ["</script><img src=x onerror=alert(1)>", "0.200 %", "27.0 dB", "0.999000", "0.5"],
     ]
-    assert lines[-4:] == [
-        "Warning  Layer </script><img src=x onerror=alert(1)> [bold]diverges[/bold].",
+    assert lines[-5:] == [
+        "Note     Layer </script><img src=x onerror=alert(1)> [bold]diverges[/bold].",
+        "QA103    Use a percentile observer at </script><img src=x onerror=alert(1)>",
         VERDICT,
         "Report   r/report.html",
         "Next     qanalyze a",
