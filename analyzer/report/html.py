@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from analyzer.codes import CODES
 from analyzer.records import Analysis, DataInfo, LayerError, Quantizer
 from analyzer.report import tables
 from analyzer.store import to_json
@@ -81,6 +82,7 @@ def render_html(analysis: Analysis) -> str:
     # Markup: these two files are ours, and escaping would break them.
     page = environment.get_template("report.html.j2").render(
         analysis=analysis,
+        codes=CODES,
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
         style=Markup(_asset("report.css")),  # noqa: S704
@@ -226,4 +228,6 @@ def _value(value: object) -> str:
         return tables.printable(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return tables.printable(json.dumps(value, ensure_ascii=False, default=str))
