@@ -22,13 +22,15 @@ def fold_batchnorm(
     source: MutableMapping[str, tuple[str, ...]],
     *,
     keep: Collection[str] = (),
+    or_output: bool = False,
 ) -> int:
     """Fold every BatchNormalization that can be, in place.
 
     The layer keeps its name, makes the tensor the BatchNormalization made, and in `source`
     stands for both nodes.  With s = gamma / sqrt(var + eps), its weight becomes w * s and its
     bias s * (b - mean) + beta, computed in float64 (Jacob et al., arXiv 1712.05877, eq. 14).
-    Nodes named in `keep` stay.
+    Nodes named in `keep` stay.  A layer that makes a graph output is left alone; with `or_output`
+    it is folded all the same, and nothing makes that output any more.
 
     Returns:
         the number of nodes folded away.
@@ -48,7 +50,7 @@ def fold_batchnorm(
         if layer is None or layer.op_type not in _FOLDS_INTO or layer.domain:
             continue
         between = layer.output[0]
-        if between in outputs or len(view.consumers[between]) > 1:
+        if (between in outputs and not or_output) or len(view.consumers[between]) > 1:
             continue
         if not _fold(norm, layer, view, names):
             continue

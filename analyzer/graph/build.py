@@ -25,6 +25,9 @@ _GRIDS: dict[tuple[int, int], str] = {
 }
 
 
+_BROADCASTING_MAX = 8  # opset from which Max and Min broadcast
+
+
 class GraphBuilder:
     """Collects the nodes of a new graph that reads and writes tensors of `model`."""
 
@@ -109,16 +112,40 @@ class GraphBuilder:
         else:
             # 1.5 * 2^23: adding and taking it away leaves the nearest integer, ties to even
             magic = constant("magic", np.array(12582912.0))
-            low = constant("low", np.array(-4194304.0))
-            high = constant("high", np.array(4194304.0))
-            x = self.add(
-                "Min", [self.add("Max", [x, low], f"{output}//ge"), high], f"{output}//le"
+            x = self._clamp(
+                x, np.array(-4194304.0), np.array(4194304.0), f"{output}//near", constant
             )
             x = self.add("Add", [x, magic], f"{output}//plus")
             x = self.add("Sub", [x, magic], f"{output}//round")
-        x = self.add("Max", [x, constant("qmin", quantizer.qmin - zero)], f"{output}//max")
-        x = self.add("Min", [x, constant("qmax", quantizer.qmax - zero)], f"{output}//min")
-        return self.add("Mul", [x, scale], output)
+        low, high = quantizer.qmin - zero, quantizer.qmax - zero
+        return self.add(
+            "Mul", [self._clamp(x, low, high, f"{output}//levels", constant), scale], output
+        )
+
+    def _clamp(
+        self,
+        x: str,
+        low: npt.NDArray[Any],
+        high: npt.NDArray[Any],
+        output: str,
+        constant: Callable[[str, npt.NDArray[Any]], str],
+    ) -> str:
+        """Cut `x` to bounds of one value or one per channel; NaN stays."""
+        if self.model.opset < _BROADCASTING_MAX and low.size == 1:
+            return self.add("Clip", [x], output, min=float(low.item()), max=float(high.item()))
+        names = [
+            constant(f"{output.rpartition('//')[2]}//{side}", v)
+            for side, v in (("low", low), ("high", high))
+        ]
+        if self.model.opset < _BROADCASTING_MAX:
+            # max(x, a) = a + relu(x - a), exact for the integers that come here
+            x = self.add("Sub", [x, names[0]], f"{output}//above")
+            x = self.add(
+                "Add", [self.add("Relu", [x], f"{output}//relu"), names[0]], f"{output}//ge"
+            )
+            x = self.add("Sub", [names[1], x], f"{output}//below")
+            return self.add("Sub", [names[1], self.add("Relu", [x], f"{output}//rest")], output)
+        return self.add("Min", [self.add("Max", [x, names[0]], f"{output}//ge"), names[1]], output)
 
     def serialize(self) -> bytes:
         """Return the graph as the bytes of a ModelProto."""

@@ -65,13 +65,13 @@ class GraphEditor:
         """Return the nodes that are printed as one of `kinds`, in order."""
         return [node for node in self.graph.node if self.kind(node) in kinds]
 
-    def reader(self, tensor: str) -> onnx.NodeProto | None:
+    def reader(self, tensor: str, *, or_output: bool = False) -> onnx.NodeProto | None:
         """Return the node at the only slot that reads `tensor`; None if there are more or none.
 
-        A graph output is read by the user as well.
+        A graph output is read by the user as well, which does not count with `or_output`.
         """
         readers = self.view.consumers.get(tensor, ())
-        if len(readers) != 1 or tensor in self.view.outputs:
+        if len(readers) != 1 or (tensor in self.view.outputs and not or_output):
             return None
         return self.view.nodes[readers[0]]
 
@@ -147,8 +147,22 @@ class GraphEditor:
         self.sources.pop(name)
         self.op_types.pop(name, None)
         self._swap(name, [], gone={name})
-        for other in self.graph.node:
-            rename_reads(other, lambda tensor: new if tensor == old else tensor)
+        self.rename_readers(old, new)
+
+    def drop_output(self, tensor: str) -> bool:
+        """Take a tensor out of the graph outputs; tell whether it was one."""
+        if tensor not in self.view.outputs:
+            return False
+        kept = [output for output in self.graph.output if output.name != tensor]
+        del self.graph.output[:]
+        self.graph.output.extend(kept)
+        self.touch()
+        return True
+
+    def rename_readers(self, old: str, new: str) -> None:
+        """Let the nodes that read `old` read `new`."""
+        for node in self.graph.node:
+            rename_reads(node, lambda tensor: new if tensor == old else tensor)
         self.touch()
 
     def set_attributes(self, node: onnx.NodeProto, **values: Any) -> None:
@@ -179,6 +193,7 @@ class GraphEditor:
         sort_nodes(self.graph)
         remove_unused(self.graph)
         tensors = all_names(self.graph)
+        outputs = {output.name for output in self.graph.output}
         shapes = {name: shape for name, shape in self.shapes.items() if name in tensors}
         # a node that only stands for something else (zeros put in by a ConvTranspose) has none
         counted = {node.name for node in self.graph.node if self.kind(node) in COUNTED}
@@ -186,6 +201,7 @@ class GraphEditor:
         return replace(
             self._model,
             proto=self.proto,
+            outputs=tuple(o for o in self._model.outputs if o.name in outputs),
             source_nodes=keep_sources(self.graph, self.sources),
             op_types={n.name: self.op_types[n.name] for n in self.graph.node if self._is_named(n)},
             shapes=shapes,

@@ -13,15 +13,20 @@ from analyzer.graph.edit import GraphEditor
 from analyzer.graph.names import unique
 
 
-def fuse_bias_adds(edit: GraphEditor) -> None:
+def fuse_bias_adds(edit: GraphEditor) -> list[str]:
     """Make a constant that is added behind a Conv, ConvTranspose or Gemm its bias.
 
     The layer must have no bias and no other reader.  Behind a convolution the constant has one
     value per channel: the rank of the weight, only axis 1 longer than 1.  Behind a Gemm it may
     have any shape (`fuse_bias_add` in `IR/morph.py` of esp-ppq).
+
+    Returns:
+        graph outputs of such layers: what they make has the bias in it now.  A graph output
+        behind the Add is gone then.
     """
+    biased = []
     for layer in edit.of_type("Conv", "ConvTranspose", "Gemm"):
-        add = edit.reader(layer.output[0])
+        add = edit.reader(layer.output[0], or_output=True)
         if len(layer.input) > 2 or add is None or add.op_type != "Add":
             continue
         constants = [name for name in add.input if edit.view.is_constant(name)]
@@ -39,8 +44,15 @@ def fuse_bias_adds(edit: GraphEditor) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(layer)
         node.input.append(bias)
-        node.output[0] = add.output[0]
+        made, added = layer.output[0], add.output[0]
+        if made not in edit.view.outputs:
+            node.output[0] = added
         edit.fuse([layer.name, add.name], node)
+        if node.output[0] == made:
+            edit.drop_output(added)
+            edit.rename_readers(added, made)
+            biased.append(made)
+    return biased
 
 
 def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
@@ -50,16 +62,20 @@ def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
         return False
 
 
-def fuse_swish(edit: GraphEditor) -> None:
+def fuse_swish(edit: GraphEditor) -> list[str]:
     """Turn `x * Sigmoid(x)` into one node of op type `Swish`, run as com.microsoft QuickGelu.
 
-    The Sigmoid must have no other reader and must not be a graph output.  The node is called
-    `<producer of x>/Swish`, or `<sigmoid>/Swish` where x is a graph input or that name is taken,
-    as esp-ppq does (`IR/morph.py`).
+    The Sigmoid must have no other reader.  The node is called `<producer of x>/Swish`, or
+    `<sigmoid>/Swish` where x is a graph input or that name is taken, as esp-ppq does
+    (`IR/morph.py`).
+
+    Returns:
+        graph outputs that are gone: a Sigmoid made them.
     """
+    lost = []
     for sigmoid in edit.of_type("Sigmoid"):
         x, gate = sigmoid.input[0], sigmoid.output[0]
-        product = edit.reader(gate)
+        product = edit.reader(gate, or_output=True)
         if (
             product is None
             or product.op_type != "Mul"
@@ -74,6 +90,9 @@ def fuse_swish(edit: GraphEditor) -> None:
             "QuickGelu", [x], [product.output[0]], name=name, domain=MS, alpha=1.0
         )
         edit.fuse([sigmoid.name, product.name], node, kind="Swish")
+        if edit.drop_output(gate):
+            lost.append(gate)
+    return lost
 
 
 def fuse_rms_norms(edit: GraphEditor) -> None:

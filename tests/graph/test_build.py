@@ -53,12 +53,15 @@ def values_for(quantizer, rng, shape):
     return x
 
 
+@pytest.mark.parametrize("opset", [7, 13])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("rounding", ["half_even", "half_up"])
 @pytest.mark.parametrize("grid", BITS)
-def test_a_quantizer_in_the_graph_equals_numpy_to_the_bit(bind, grid, rounding, per_channel):
-    """Random, tied and extreme values, powers of two and odd scales."""
-    model = bind("g (float[5, 3, 400] x) => (float[5, 3, 400] y) { y = Relu(x) }")
+def test_a_quantizer_in_the_graph_equals_numpy_to_the_bit(
+    bind, grid, rounding, per_channel, opset
+):
+    """Random, tied and extreme values, powers of two and odd scales; old operators too."""
+    model = bind("g (float[5, 3, 400] x) => (float[5, 3, 400] y) { y = Relu(x) }", opset=opset)
     rng = np.random.default_rng(3)
     zero = {"int8": -3, "uint8": 131, "int16": 77, "uint16": 40000}.get(grid, 0)
     for base in [2.0**-7, 0.013, float(np.float32(1 / 3)), 25.0]:

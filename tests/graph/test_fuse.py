@@ -90,10 +90,31 @@ def test_what_is_no_silu_stays(bind, body):
     assert types(fused(fuse_swish, model)) == types(model)
 
 
-def test_a_sigmoid_that_is_an_output_stays(bind):
-    """A tensor the user asked for does not disappear."""
+def test_a_sigmoid_that_is_an_output_is_lost(bind):
+    """As in esp-ppq: the output is gone, and who fuses is told which one."""
     text = "g (float[4] x) => (float[4] y, float[4] s) { s = Sigmoid(x) y = Mul(x, s) }"
-    assert len(types(fused(fuse_swish, bind(text)))) == 2
+    edit = GraphEditor(bind(text))
+    assert fuse_swish(edit) == ["s"]
+    assert list(types(edit.done()).values()) == ["Swish"]
+    assert [output.name for output in edit.done().outputs] == ["y"]
+
+
+def test_a_layer_that_is_an_output_gets_the_bias_behind_it(bind):
+    """As in esp-ppq: the sum is returned under the name of what was there without the bias."""
+    model = bind(
+        "g (float[1,2] x) => (float[1,2] y, float[1,2] b, float[1,2] h) "
+        "{ [f] h = Gemm(x, w) [a] b = Add(h, c) [n] y = Neg(b) }",
+        w=np.eye(2, dtype=np.float32),
+        c=np.float32([1, 2]),
+    )
+    edit = GraphEditor(model)
+    assert fuse_bias_adds(edit) == ["h"]
+    made = edit.done()
+    assert [output.name for output in made.outputs] == ["y", "h"]
+    session = open_session(made.proto.SerializeToString())
+    found = run(session, ["y", "h"], {"x": to_value(np.float32([[3, 4]]))})
+    np.testing.assert_array_equal(found["h"].numpy(), [[4, 6]])
+    np.testing.assert_array_equal(found["y"].numpy(), [[-4, -6]])
 
 
 def test_a_constant_behind_a_conv_becomes_its_bias(bind):

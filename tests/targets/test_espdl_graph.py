@@ -73,6 +73,26 @@ def test_loading_runs_onnxsim_and_keeps_the_users_names(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_outputs_inside_fused_layers_are_lost_and_told(bind):
+    """esp-ppq folds the norm and fuses the SiLU although the user reads what lies in between."""
+    vector = np.full(2, 0.5, np.float32)
+    model = ESP32P4.prepare(
+        bind(
+            "g (float[1,2,4,4] x) => (float[1,2,4,4] y, float[1,2,4,4] h, float[1,2,4,4] s) "
+            "{ [c] h = Conv(x, w) [n] b = BatchNormalization(h, v, v, v, v) "
+            "[g] s = Sigmoid(b) [m] y = Mul(b, s) }",
+            w=ones(2, 2, 1, 1),
+            v=vector,
+        )
+    )
+    assert types(model) == {"c": "Conv", "c/Swish": "Swish"}
+    assert [output.name for output in model.outputs] == ["y"]
+    assert [note.split("model: ")[1] for note in model.notes] == [
+        "it has no output 'h', which is inside a layer with its BatchNormalization.",
+        "it has no output 's', which is inside a Swish.",
+    ]
+
+
 def test_a_target_without_a_rewrite_changes_nothing(tmp_path):
     """The hook of the base class hands the model back: all is as without it."""
     path = write(tmp_path, proto(FOLDING, pads=PADS, w=ones(4, 3, 3, 3)))

@@ -175,6 +175,7 @@ ESP32S3 = EspDl(
     name="esp32s3",
     summary="esp-ppq for ESP32-S3: power-of-two scales, per-tensor weights, 20-bit bias, half-up",
     family=Family(per_channel=False, bias_bits={8: 20, 16: 40}),
+    granularities=("tensor",),
     rounding="half_up",
 )
 ESP32 = EspDl(
@@ -182,6 +183,7 @@ ESP32 = EspDl(
     summary="esp-ppq for ESP32, -S2, -C2, -C3, -C5, -C6: power-of-two scales, per-tensor weights, "
     "half-up",
     family=Family(per_channel=False, bias_bits={8: 32, 16: 64}),
+    granularities=("tensor",),
     rounding="half_up",
 )
 

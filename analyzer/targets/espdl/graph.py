@@ -15,7 +15,7 @@ from analyzer.graph.edit import GraphEditor
 from analyzer.graph.fuse import fuse_bias_adds, fuse_lp_norms, fuse_rms_norms, fuse_swish
 from analyzer.records import Model
 from analyzer.targets.espdl.attention import fuse_attention
-from analyzer.targets.espdl.kernels import use_its_kernels
+from analyzer.targets.espdl.kernels import OTHER_REFERENCE, use_its_kernels
 from analyzer.targets.espdl.transposed import decompose_transposed
 
 
@@ -23,11 +23,13 @@ def esp_ppq_graph(model: Model) -> Model:
     """Rewrite `model` as esp-ppq 1.3.12 does between reading the file and quantizing."""
     edit = GraphEditor(model)
     order = [node.name for node in edit.graph.node]
-    fuse_bias_adds(edit)
+    for output in fuse_bias_adds(edit):
+        edit.note(f"{OTHER_REFERENCE} output '{output}' has the bias behind it added.")
     merged = _fold_norms(edit)
     order = [name for name in order if name not in merged] + merged
     _norms_to_convs(edit)
-    fuse_swish(edit)
+    for output in fuse_swish(edit):
+        edit.note(f"{OTHER_REFERENCE} it has no output '{output}', which is inside a Swish.")
     fuse_rms_norms(edit)
     fuse_lp_norms(edit)
     for node in edit.of_type("Identity", "Dropout"):
@@ -45,8 +47,15 @@ def esp_ppq_graph(model: Model) -> Model:
 def _fold_norms(edit: GraphEditor) -> list[str]:
     """Fold BatchNormalization, and return the layers it went into: esp-ppq lists them last."""
     before = {name: len(texts) for name, texts in edit.sources.items()}
-    if fold_batchnorm(edit.graph, edit.sources):
+    if fold_batchnorm(edit.graph, edit.sources, or_output=True):
         edit.touch()
+    for output in edit.view.outputs:
+        if output not in edit.view.producer and output not in edit.view.inputs:
+            edit.drop_output(output)
+            edit.note(
+                f"{OTHER_REFERENCE} it has no output '{output}', which is inside a layer with its "
+                "BatchNormalization."
+            )
     present = {node.name for node in edit.graph.node}
     return [n for n in before if n in present and len(edit.sources[n]) > before[n]]
 

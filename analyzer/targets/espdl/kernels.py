@@ -20,6 +20,7 @@ from analyzer.graph.edit import GraphEditor
 
 Floats = npt.NDArray[np.floating[Any]]
 
+OTHER_REFERENCE = "esp-ppq's own FP32 reference differs from the model:"
 _NOT = "(not simulated here)"
 _ROUNDINGS: dict[bytes, Callable[[Floats], Floats]] = {
     b"floor": np.floor,
@@ -51,10 +52,7 @@ def use_its_kernels(edit: GraphEditor) -> None:
         names = [node.name for node in edit.of_type(kind) if differs(edit, node)]
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            edit.note(
-                "esp-ppq's own FP32 reference differs from the model: "
-                f"{kind} '{names[0]}'{more} {what}."
-            )
+            edit.note(f"{OTHER_REFERENCE} {kind} '{names[0]}'{more} {what}.")
     missing = sorted({edit.kind(n) for n in edit.graph.node if not n.domain} - KERNELS)
     if missing:
         edit.note(f"esp-ppq stops at this model: it has no kernel for {', '.join(missing)}.")

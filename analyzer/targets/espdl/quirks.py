@@ -13,6 +13,7 @@ from analyzer.graph.view import GraphView
 from analyzer.quant.fake import broadcast, calibrated
 from analyzer.records import Finding, Model, Quantizer, QuantPlan
 from analyzer.targets.espdl.configs import BITS, PASSIVE
+from analyzer.targets.espdl.kernels import OTHER_REFERENCE
 from analyzer.targets.espdl.luts import DOMAIN, LOOKED_UP
 
 REQUANTIZED_FROM = 1e-5  # difference of scales: InsertRequantNodePattern of the exporter
@@ -20,7 +21,6 @@ ZERO_CHANNEL = 2.0**-26
 # The KL grid ends at a quarter of the range or nearer: rounding to the nearest power of two alone
 # takes at most 1 / 1.41 of it.
 CUT = 4.0
-_NOTE = "esp-ppq's own FP32 reference differs from the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,9 @@ def _float_outputs(case: _Case) -> Iterator[Finding]:
 
 
 def _other_reference(case: _Case) -> Iterator[Finding]:
-    """QA208: operators that esp-ppq evaluates otherwise; `kernels` has told which."""
+    """QA208: what esp-ppq evaluates otherwise; `graph` and `kernels` have told it."""
     for note in case.model.notes:
-        if note.startswith(_NOTE):
+        if note.startswith(OTHER_REFERENCE):
             yield _finding("QA208", None, difference=note)
 
 
