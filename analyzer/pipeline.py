@@ -127,9 +127,13 @@ def run_quantized(
 
 def label(path: Path, quantized: Path) -> str:
     """Return what a quantized file is called in reports: told apart from the model's own name."""
-    if quantized.name != path.name or path.samefile(quantized):
+    if quantized.name != path.name or _same(path, quantized):
         return quantized.name
     return f"{quantized.absolute().parent.name}/{quantized.name}"
+
+
+def _same(one: Path, two: Path) -> bool:
+    return one.exists() and two.exists() and one.samefile(two)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class _Run:
     def read(self, quantized: Path) -> _Job:
         """Load both files; what the quantized one holds stands for placing and calibrating."""
         with self._stage("load", 0, "model"):
-            alone = self.path.exists() and self.path.samefile(quantized)
+            alone = _same(self.path, quantized)
             model = self._bound(load_float_form(quantized) if alone else load_model(self.path))
             found = read_quantized(model, quantized, sample=self._samples(0)[0])
         plan = replace(found.plan, notes=(*found.plan.notes, *found.notes))

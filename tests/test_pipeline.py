@@ -15,9 +15,10 @@ import pytest
 from onnx import numpy_helper
 
 from analyzer.config import Config
-from analyzer.errors import QAnalyzeError
-from analyzer.pipeline import run
+from analyzer.errors import QAnalyzeError, TargetError
+from analyzer.pipeline import run, run_targets
 from analyzer.samples import ANALYSIS_SAMPLES
+from analyzer.targets import target_names
 
 DENSE = """<ir_version: 8, opset_import: ["": 13]>
 dense (float[N, 16] x) => (float[N, 8] y) { y = MatMul(x, w) }"""
@@ -204,3 +205,28 @@ def test_every_problem_of_the_user_is_one_kind_of_error(model, config, tmp_path)
             wrong()
         assert caught.value.message
         assert caught.value.remedy
+
+
+def test_several_targets_give_what_each_gives_alone(model, config):
+    """Sharing runs changes no number: outputs, rows and plans are equal to the bit."""
+    path = model(DEEP)
+    names = [name for name in target_names() if name != "tensorrt"]
+    together = run_targets(path, config, names)
+    assert [a.provenance.target for a in together.analyses] == names
+    for one in together.analyses:
+        alone = run(path, replace(config, target=one.provenance.target))
+        assert one.outputs == alone.outputs
+        assert one.layers == alone.layers
+        for a, b in zip(one.plan.quantizers, alone.plan.quantizers, strict=True):
+            assert (a.key, a.active) == (b.key, b.active)
+            np.testing.assert_array_equal(a.scale, b.scale)
+
+
+def test_targets_that_do_not_fit_are_left_out_on_request(model, config):
+    """ModelOpt quantizes nothing of this net; asked for by name, that is an error."""
+    path = model(DEEP)
+    outcome = run_targets(path, config, ["onnxruntime", "tensorrt"], leave_out_unfit=True)
+    assert [a.provenance.target for a in outcome.analyses] == ["onnxruntime"]
+    assert "quantizes no layer" in outcome.refused["tensorrt"]
+    with pytest.raises(TargetError, match="quantizes no layer"):
+        run_targets(path, config, ["onnxruntime", "tensorrt"])

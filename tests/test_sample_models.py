@@ -14,6 +14,7 @@ from PIL import Image
 
 from analyzer.config import resolve
 from analyzer.pipeline import run as analyze
+from analyzer.pipeline import run_quantized
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 TWINS = sorted(path.stem for path in SAMPLES.glob("*.json"))
@@ -158,3 +159,21 @@ def test_samples_stay_small():
     assert (
         sum(path.stat().st_size for path in files if "__pycache__" not in path.parts) < 3_000_000
     )
+
+
+def test_a_quantized_sample_is_read_as_onnxruntime_runs_it():
+    """The error reported for `digits_dw_int8.onnx` is that of its outputs in onnxruntime."""
+    data, quantized = SAMPLES / "digits_dw", SAMPLES / "digits_dw_int8.onnx"
+    config = resolve({"calib": str(data), "quantized": str(quantized), "samples": "8"})
+    analysis = run_quantized(SAMPLES / "digits_dw.onnx", quantized, config)
+    picked = np.linspace(0, 63, 8).round().astype(int)
+    samples = calibration("digits_dw")[picked]
+    plain = run(onnx.load(SAMPLES / "digits_dw.onnx"), samples).astype(np.float64)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    unfused = ort.InferenceSession(quantized, options, providers=["CPUExecutionProvider"])
+    noisy = np.stack([unfused.run(None, {"input": s[None]})[0][0] for s in samples])
+    nsr = (((noisy - plain) ** 2).sum(axis=1) / (plain**2).sum(axis=1)).mean()
+    assert analysis.outputs[0].nsr == pytest.approx(nsr, rel=1e-4)
+    assert analysis.provenance.target == "digits_dw_int8.onnx"
+    assert [info.role for info in analysis.provenance.data] == ["analysis"]

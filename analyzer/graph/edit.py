@@ -192,6 +192,10 @@ class GraphEditor:
             return replace(self._model, notes=tuple(self.notes))
         sort_nodes(self.graph)
         remove_unused(self.graph)
+        for constant in self.graph.initializer:  # folding a norm makes some
+            self.shapes.setdefault(constant.name, tuple(constant.dims))
+            kind = helper.tensor_dtype_to_np_dtype(constant.data_type).name
+            self.dtypes.setdefault(constant.name, kind)
         tensors = all_names(self.graph)
         outputs = {output.name for output in self.graph.output}
         shapes = {name: shape for name, shape in self.shapes.items() if name in tensors}

@@ -40,7 +40,7 @@ QUANT_TYPES = {"int8": "w8a8", "int16": "w16a16", "w8a16": "w8a16"}
 def main() -> None:
     """Answer all jobs; one that esp-ppq refuses does not end the others."""
     jobs, out = sys.argv[1:]
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two wait for each other: ten times as long on small tensors
     gc.freeze()  # it collects garbage after every pass: 0.1 s each, were the libraries looked at
     answers = []
     for job in json.loads(Path(jobs).read_text(encoding="utf-8")):
