@@ -150,7 +150,7 @@ def test_the_order_of_samples_and_the_number_of_threads_do_not_matter(net, many,
 def test_cutting_the_graph_does_not_matter(net, many, observer, monkeypatch):
     """One session per node sees what one session for all sees."""
     whole = scales(calibrated(net, many, observer=observer))
-    monkeypatch.setattr("analyzer.calibrate.SEGMENT_BYTES", 0)
+    monkeypatch.setattr("analyzer.calibrate.observe.SEGMENT_BYTES", 0)
     assert scales(calibrated(net, many, observer=observer)) == whole
 
 
