@@ -29,41 +29,16 @@ from conftest import interpreter  # noqa: E402
 from edges import compare, edges_of_plan, edges_of_qdq  # noqa: E402
 from measure import SHARED, table  # noqa: E402
 from nncf_answers import edges_of_openvino  # noqa: E402
+from real_inputs import CASES, samples_of  # noqa: E402
 
 from analyzer.calibrate import calibrate  # noqa: E402
-from analyzer.data import open_data  # noqa: E402
 from analyzer.load import bind_shapes, load_model  # noqa: E402
 from analyzer.place import place  # noqa: E402
 from analyzer.records import Setting  # noqa: E402
 from analyzer.simulate import simulate  # noqa: E402
 from analyzer.targets.openvino import OPENVINO  # noqa: E402
 
-DATA = SHARED / "data"
-COCO, IMAGENET = DATA / "coco" / "calib" / "images", DATA / "imagenet" / "images"
-BGR = {"resize": "stretch", "size": (736, 736), "channels": "bgr"}
-# model -> data, preset, single fields of it, samples
-CASES = {
-    "resnet8_cifar10": (DATA / "cifar10" / "images", "raw", {}, 64),
-    "mobilenet_v1_025_imagenet": (IMAGENET, "tf", {}, 32),
-    "vww_mobilenet": (COCO, "zero-one", {}, 32),
-    "face_rfb320": (DATA / "faces" / "images", "ultraface", {}, 24),
-    "espdet_pico_cat": (DATA / "coco_cat" / "images", "yolo", {}, 12),
-    "yolo11n_heads": (COCO, "yolo", {}, 8),
-    "squeezenet_imagenet": (IMAGENET, "caffe", {}, 24),
-    "ppocrv3_det": (DATA / "text" / "images", "imagenet", BGR, 8),
-    "yolox_nano": (COCO, "yolox", {}, 12),
-    "stories260k": (DATA / "tinystories" / "tokens.npy", None, {}, 24),
-}
-
-
-def samples_of(name, model, limit):
-    """Return the first prepared samples of a model's data."""
-    where, preset, overrides, usual = CASES[name]
-    data = open_data(
-        str(where), model.inputs, role="calibration", metadata=model.metadata, preset=preset,
-        overrides=overrides, limit=limit or usual,
-    )  # fmt: skip
-    return [dict(data[i]) for i in range(len(data))]
+MODELS = [name for name in CASES if name != "superres_subpixel"]
 
 
 def ask(path, samples, settings, folder):
@@ -84,7 +59,7 @@ def row(name, settings, limit):
     """Compare one model; return one row of the table and what differs."""
     path = SHARED / "models" / name / "model.onnx"
     model = load_model(path)
-    samples = samples_of(name, model, limit)
+    samples = samples_of(name, limit)
     settings = {**settings, "analysed": len(samples)}
     with tempfile.TemporaryDirectory() as folder:
         answer = ask(path, samples, settings, Path(folder))
@@ -145,7 +120,7 @@ def corrected(graph, plan, answer):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=list(CASES))
     parser.add_argument("--samples", type=int)
     parser.add_argument("--backend", default="openvino", choices=["openvino", "onnx"])
     parser.add_argument("--preset", default="performance", choices=["performance", "mixed"])

@@ -24,8 +24,8 @@ PEERS = HERE.parent / "peers"
 sys.path[:0] = [str(HERE), str(PEERS)]
 
 from conftest import interpreter  # noqa: E402
-from fidelity_modelopt import CASES, samples_of  # noqa: E402
 from measure import SHARED, table  # noqa: E402
+from real_inputs import CASES, samples_of  # noqa: E402
 from torch_plans import (  # noqa: E402
     agreement,
     decibels_apart,
