@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import numpy as np  # noqa: E402
-from measure import SHARED, Spent, machine, qanalyze, table  # noqa: E402
-from real_inputs import CASES, samples_of  # noqa: E402
+import numpy as np
+from measure import SHARED, Spent, machine, qanalyze, table
+from real_inputs import CASES, samples_of
 
-from analyzer.targets import target_names  # noqa: E402
+from analyzer.targets import target_names
 
 
 def main() -> None:
