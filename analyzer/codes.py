@@ -60,7 +60,8 @@ CODES: dict[str, Code] = {
     ),
     "QA208": Code(
         "The quantizer's FP32 reference is not the model",
-        "esp-ppq evaluates some operators otherwise than ONNX defines them, quantized or not.",
+        "esp-ppq evaluates some operators otherwise than ONNX defines them, quantized or not, and "
+        "drops or changes graph outputs that lie inside a layer it fuses.",
         "Check the device against onnxruntime, not only against esp-ppq's report; export the "
         "operator with the attributes named.",
     ),

@@ -134,7 +134,7 @@ def test_errors_agree(real, number):
 
 
 def test_random_graphs(judge, tmp_path):
-    """At least 99.5 % of the configs of 200 random graphs agree; the others are near-ties."""
+    """At least 99.9 % of the configs of 200 random graphs agree: only ties may fall otherwise."""
     jobs, cases = [], []
     for seed in range(GRAPHS):
         model, samples = random_model(seed)
@@ -154,4 +154,4 @@ def test_random_graphs(judge, tmp_path):
         found.update({(seed, *key): pair for key, pair in differing.items()})
     assert len(refused) <= GRAPHS // 20, refused
     assert slots > 20 * GRAPHS
-    assert len(found) <= 0.005 * slots, found
+    assert len(found) <= 0.001 * slots, found

@@ -45,7 +45,7 @@ WEIGHTS = {
     "gw": RNG.standard_normal((1, 9, 4)) / 2, "gr": RNG.standard_normal((1, 9, 3)) / 2,
     "gb": RNG.standard_normal((1, 18)) / 4, "h0": RNG.standard_normal((1, 1, 3)),
     "mask": np.where(np.tri(6) == 0, -np.inf, 0.0)[None, None], "table": RNG.standard_normal((5, 4)),
-    "rows": np.array([[0, 3, 1]], np.int64),
+    "rows": np.array([[0, 3, 1]], np.int64), "norm": RNG.uniform(0.5, 2, 4),
 }  # fmt: skip
 IMAGE = "float[1,4,6,6] x"
 Y = "float[1,4,6,6] y"
@@ -99,6 +99,11 @@ GRAPHS = {
     "large constant": "(float[1,144] x) => (float[1,100] y) { [m] y = MatMul(x, spike) }",
     "mask": "(float[1,1,6,6] x) => (float[1,1,6,6] y) { [t] a = Tanh(x) [add] s = Add(a, mask) "
             "[p] y = Softmax<axis = 3>(s) }",
+    "lost outputs": f"({IMAGE}) => ({Y}, float[1,4,6,6] h, float[1,4,6,6] s) {{ [c] h = Conv(x, w1) "
+                    "[n] a = BatchNormalization(h, norm, b, b, norm) [g] s = Sigmoid(a) [m] y = Mul(s, a) }",
+    "biased output": f"({IMAGE}) => ({Y}, float[1,4,6,6] h) {{ [c] h = Conv(x, w1) [a] s = Add(h, k) "
+                     "[t] y = Tanh(s) }",
+    "biased outputs": "(float[1,16] x) => (float[1,8] y, float[1,8] h) { [f] h = Gemm(x, v) [a] y = Add(h, vb) }",
     "gather": "(float[1,3,4] x) => (float[1,3,4] y) { [g] a = Gather(table, rows) "
               "[add] y = Add(a, x) }",
     "gru": "(float[5,1,4] x) => (float[5,1,1,3] y, float[1,1,3] last) { [t] a = Tanh(x) "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from analyzer.place import place
 from analyzer.records import Quantizer, Setting
-from analyzer.targets.espdl import ESP32P4
+from analyzer.targets.espdl import ESP32, ESP32P4, ESP32S3
 
 
 def states(model):
@@ -323,3 +323,32 @@ def test_a_covering_scale_covers_and_is_no_coarser_than_needed(reach):
     (step,) = scale(reach, "minmax")
     assert reach / step <= 127.5 * (1 + 1e-12)
     assert reach / (step / 2) > 127.5 * (1 - 1e-12)
+
+
+def test_weights_have_a_scale_per_channel_on_the_p4_alone():
+    """What `--list-targets` says is what `place` does."""
+    found = {target.name: target.granularities for target in (ESP32P4, ESP32S3, ESP32)}
+    assert found == {"esp32p4": ("channel",), "esp32s3": ("tensor",), "esp32": ("tensor",)}
+
+
+@pytest.mark.parametrize("target", [ESP32P4, ESP32S3])
+def test_integer_attention_is_told_where_esp_ppq_computes_it(bind, target):
+    """Only on the P4 it runs the chip's own integer code."""
+    model = bind(
+        "g (float[1,2,5,8] x) => (float[1,2,5,8] y) { [a] q = Neg(x) [b] k = Relu(x) "
+        "[t] kt = Transpose<perm = [0,1,3,2]>(k) [c] v = Abs(x) [m] s = MatMul(q, kt) "
+        "[p] z = Softmax<axis = -1>(s) [n] y = MatMul(z, v) }"
+    )
+    _, plan = place(model, target)
+    assert any("computes integers" in note for note in plan.notes) == (target is ESP32P4)
+
+
+def test_a_norm_gives_a_layer_without_bias_one(bind):
+    """Folded into a layer that the user reads as well: the bias is made, and quantized."""
+    model = bind(
+        "g (float[1,2,4,4] x) => (float[1,2,4,4] y, float[1,2,4,4] h) "
+        "{ [c] h = Conv(x, w) [n] y = BatchNormalization(h, v, v, v, v) }",
+        w=ones(2, 2, 1, 1), v=ones(2),
+    )  # fmt: skip
+    found = {"c.in0": "own", "c.in1": "own", "c.in2": "bias", "c.out0": "own"}
+    assert states(model) == found

@@ -87,7 +87,7 @@ class EspDl(Target):
             computing=frozenset(n for n, t in types.items() if t in COMPUTING),
             precision=graph.precision,
             quantizers=tuple(self._quantizers(graph, observer)),
-            notes=_notes(graph),
+            notes=_notes(graph, self.family),
             default_precision=setting.precision or "int8",
         )
 
@@ -168,7 +168,7 @@ class EspDl(Target):
 ESP32P4 = EspDl(
     name="esp32p4",
     summary="esp-ppq for ESP32-P4 and -S31: power-of-two scales, per-channel weights, half-even",
-    family=Family(per_channel=True, bias_bits={8: 32, 16: 40}),
+    family=Family(per_channel=True, bias_bits={8: 32, 16: 40}, integer_attention=True),
     rounding="half_even",
 )
 ESP32S3 = EspDl(
@@ -188,7 +188,7 @@ ESP32 = EspDl(
 )
 
 
-def _notes(graph: Graph) -> tuple[str, ...]:
+def _notes(graph: Graph, family: Family) -> tuple[str, ...]:
     notes = []
     if any(t == "ConvTranspose" for t in graph.types.values()):
         notes.append(
@@ -199,5 +199,11 @@ def _notes(graph: Graph) -> tuple[str, ...]:
         notes.append(
             "Inside recurrent layers nothing is quantized; esp-ppq rounds their states to 2^-9, "
             "in its float reference too."
+        )
+    if family.integer_attention and any(t == "Attention" for t in graph.types.values()):
+        notes.append(
+            "Attention is computed in float between its quantizers; esp-ppq computes integers "
+            "there once everything is quantized, as the ESP32-P4 does, so behind it graphwise "
+            "errors differ from its report."
         )
     return tuple(notes)

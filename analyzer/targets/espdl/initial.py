@@ -40,10 +40,13 @@ class Family:
     Attributes:
         per_channel: weights of Conv and Gemm have a scale per output channel.
         bias_bits: width of the bias by the bits of the layer.
+        integer_attention: esp-ppq computes a quantized Attention as the chip does, in integers
+            (`executor/op/torch/espdl_attention.py`), which is not simulated.
     """
 
     per_channel: bool
     bias_bits: Mapping[int, int]
+    integer_attention: bool = False
 
 
 def dispatched(model: Model, view: GraphView, setting: Setting) -> dict[str, str]:

@@ -6,7 +6,7 @@
 A job is {"model": path, "inputs": npz path, and optionally "target", "precision", "algorithm",
 "table" {op: "int8"|"int16"|"w8a16"|"fp32"}, and what is wanted: "layerwise" (its report), "plain"
 (outputs of the first sample, nothing quantized), "isolated" and "graphwise" (the same two as its
-reports, but whole tensors and one ratio per sample)}.
+reports, but whole tensors and one ratio per sample), and "float64" (these, computed so)}.
 The npz holds one array per graph input, samples along a new first axis.  OUT is a list in the
 order of the jobs: {"configs", and what was asked for} or {"error"}.  Imports nothing of qanalyze.
 """
@@ -62,6 +62,9 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     graph = quantize(job, batches)
     found: dict[str, Any] = {"configs": configs(graph)}
     executor = TorchExecutor(graph=graph, device="cpu")
+    if job.get("float64"):
+        for operation in quantized(graph):  # its "high precision": other kernels, same configs
+            operation.platform = TargetPlatform.ESPDL_H_PRE_INT16
     if job.get("layerwise"):
         found["layerwise"] = layerwise_error_analyse(
             graph=graph, running_device="cpu", dataloader=batches, collate_fn=lambda x: x,
