@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from analyzer.graph.names import all_names, replace_nodes, unique
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 
 _FOLDS_INTO = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
@@ -61,11 +61,6 @@ def fold_batchnorm(
     if folded:
         replace_nodes(graph, [n for n in graph.node if n.name not in folded])
     return len(folded)
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes of `node` as Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _at_inference(norm: onnx.NodeProto, view: GraphView) -> bool:

@@ -12,12 +12,11 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.constants import count_floats
 from analyzer.graph.macs import COUNTED, count_macs
 from analyzer.graph.names import all_names, keep_sources, rename_reads, sort_nodes, unique
 from analyzer.graph.simplify import remove_unused
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.records import Model
 
 

@@ -12,12 +12,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.constants import lift_constants
 from analyzer.graph.names import all_names, rename_reads, replace_nodes, unique
 from analyzer.graph.shapes import Known, infer, run_once
 from analyzer.graph.simplify import remove_identities, remove_unused
-from analyzer.graph.view import reads, subgraphs
+from analyzer.graph.view import attributes, reads, subgraphs
 
 # a constant larger than this costs more memory than computing it again
 MAX_ELEMENTS = 16 * 2**20

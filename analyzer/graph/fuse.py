@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.build import MS
 from analyzer.graph.edit import GraphEditor
 from analyzer.graph.names import unique
+from analyzer.graph.view import attributes
 
 
 def fuse_bias_adds(edit: GraphEditor) -> list[str]:

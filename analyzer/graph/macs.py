@@ -8,7 +8,7 @@ from math import prod
 
 import onnx
 
-from analyzer.graph.batchnorm import attributes
+from analyzer.graph.view import attributes
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -42,6 +42,16 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return named + [name for name in captured(node) if name not in named]
 
 
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes of `node` as Python values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def gemm_output_axis(node: onnx.NodeProto) -> int:
+    """Return the axis of a Gemm's second input that runs over its outputs."""
+    return 0 if attributes(node).get("transB", 0) else 1
+
+
 class GraphView:
     """Look-ups over a graph that is not changed while the view is alive.
 

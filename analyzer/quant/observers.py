@@ -71,16 +71,10 @@ class MinMax:
         Raises:
             ValueError: if `x` holds NaN.
         """
-        if phase or not x.size:
+        found = None if phase else finite_ends(x)
+        if found is None:
             return
-        lo, hi = float(x.min()), float(x.max())
-        if not (np.isfinite(lo) and np.isfinite(hi)):
-            if np.isnan(lo) or np.isnan(hi):
-                raise ValueError("NaN")
-            finite = x[np.isfinite(x)]
-            if not finite.size:
-                return
-            lo, hi = float(finite.min()), float(finite.max())
+        lo, hi = found
         self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
 
     def result(self) -> Range:
@@ -202,6 +196,23 @@ def make_observer(name: ObserverName, bits: int) -> Observer:
     if name == "mse":
         return MSE(bits)
     raise ValueError(f"There is no observer {name!r}.")
+
+
+def finite_ends(x: F32) -> tuple[float, float] | None:
+    """Return the smallest and the largest finite value of `x`, None where there is none.
+
+    Raises:
+        ValueError: if `x` holds NaN.
+    """
+    if not x.size:
+        return None
+    lo, hi = float(x.min()), float(x.max())
+    if np.isnan(lo) or np.isnan(hi):
+        raise ValueError("NaN")
+    if not (np.isfinite(lo) and np.isfinite(hi)):
+        x = x[np.isfinite(x)]
+        return (float(x.min()), float(x.max())) if x.size else None
+    return lo, hi
 
 
 def extremes(x: F32, axis: int | None) -> tuple[F64, F64]:

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from analyzer.quant.observers import Range, extremes
+from analyzer.quant.observers import Range, extremes, finite_ends
 from analyzer.records import Observer as ObserverName
 
 F32 = npt.NDArray[np.float32]
@@ -60,10 +60,10 @@ class RunMeans:
             return
         turn = self.shown % len(self.counts)
         self.shown += 1
-        x = _finite(x)
-        if not x.size:
+        found = finite_ends(x)
+        if found is None:
             return
-        lo, hi = float(x.min()), float(x.max())
+        lo, hi = found
         self.seen = min(self.seen[0], lo), max(self.seen[1], hi)
         if self.magnitude:
             hi = max(hi, -lo)
@@ -127,19 +127,3 @@ class ChannelExtremes:
         seen = float(self.lo.min()), float(self.hi.max())
         hi = np.maximum(self.hi, -self.lo) if self.magnitude else self.hi
         return Range(self.lo, hi, self.kind, *seen)
-
-
-def _finite(x: F32) -> F32:
-    """Return the finite values of `x`, or `x` itself where all are.
-
-    Raises:
-        ValueError: if `x` holds NaN.
-    """
-    if not x.size:
-        return x
-    lo, hi = x.min(), x.max()
-    if np.isfinite(lo) and np.isfinite(hi):
-        return x
-    if np.isnan(lo) or np.isnan(hi):
-        raise ValueError("NaN")
-    return np.asarray(x[np.isfinite(x)])

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from analyzer.graph.batchnorm import attributes
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.records import Model
 
 Array = npt.NDArray[Any]  # Any: float32, seldom float64

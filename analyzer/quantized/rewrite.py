@@ -10,9 +10,8 @@ import onnx
 from onnx import helper
 
 from analyzer.errors import ModelError
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.names import replace_nodes
-from analyzer.graph.view import captured, subgraphs
+from analyzer.graph.view import attributes, captured, subgraphs
 from analyzer.quantized.activations import restore, taken_over
 from analyzer.quantized.form import FloatForm, Value
 from analyzer.quantized.grids import INTEGERS, Grid

@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from analyzer.errors import ModelError
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.names import all_names, unique
 from analyzer.graph.shapes import run_once
+from analyzer.graph.view import attributes
 from analyzer.quantized.form import FloatForm, Value
 from analyzer.quantized.grids import INTEGERS, Array, Grid, make_grid
 from analyzer.quantized.operators import DEQUANTIZE, QUANTIZE

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from analyzer.errors import ModelError
-from analyzer.graph.batchnorm import attributes
+from analyzer.graph.view import attributes
 from analyzer.quantized.form import FloatForm, Value
 from analyzer.quantized.grids import Grid, make_grid
 from analyzer.quantized.operators import IntegerOp

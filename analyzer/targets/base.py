@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from analyzer.codes import CODES
 from analyzer.quant.observers import Observer as RangeObserver
 from analyzer.quant.observers import extremes, make_observer
 from analyzer.records import Finding, Model, Observer, Quantizer, QuantPlan, Samples, Setting
@@ -28,6 +29,11 @@ COMPUTING = frozenset(
 def last_axis(model: Model, tensor: str) -> int:
     """Return the last axis of a bias, which runs over output channels (a Gemm's may be 2-D)."""
     return max(len(model.shapes[tensor]) - 1, 0)
+
+
+def finding(code: str, layer: str | None, **evidence: object) -> Finding:
+    """Return a finding whose advice is the remedy of its code."""
+    return Finding(code, layer, evidence, CODES[code].remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

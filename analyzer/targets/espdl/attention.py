@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.edit import GraphEditor
+from analyzer.graph.view import attributes
 
 DOMAIN = "qanalyze.attention"
 MAX_HEAD_SIZE = 64

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from analyzer.graph.batchnorm import attributes, fold_batchnorm
+from analyzer.graph.batchnorm import fold_batchnorm
 from analyzer.graph.edit import GraphEditor
 from analyzer.graph.fuse import fuse_bias_adds, fuse_lp_norms, fuse_rms_norms, fuse_swish
+from analyzer.graph.view import attributes
 from analyzer.records import Model
 from analyzer.targets.espdl.attention import fuse_attention
 from analyzer.targets.espdl.kernels import OTHER_REFERENCE, use_its_kernels

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.edit import GraphEditor
+from analyzer.graph.view import attributes
 
 Floats = npt.NDArray[np.floating[Any]]
 

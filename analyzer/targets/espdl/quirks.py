@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.codes import CODES
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import broadcast, calibrated
 from analyzer.records import Finding, Model, Quantizer, QuantPlan
+from analyzer.targets.base import finding
 from analyzer.targets.espdl.configs import BITS, PASSIVE
 from analyzer.targets.espdl.kernels import OTHER_REFERENCE
 from analyzer.targets.espdl.luts import DOMAIN, LOOKED_UP
@@ -46,12 +46,8 @@ def find_quirks(model: Model, plan: QuantPlan) -> tuple[Finding, ...]:
         _other_bits, _cut_by_kl, _saturated_biases, _cut_constants, _float_outputs,
         _other_reference, _tables, _missing_requantization, _mse,
     )  # fmt: skip
-    found = [finding for check in checks for finding in check(case)]
+    found = [quirk for check in checks for quirk in check(case)]
     return tuple(sorted(found, key=lambda f: f.code))
-
-
-def _finding(code: str, layer: str | None, **evidence: object) -> Finding:
-    return Finding(code, layer, evidence, CODES[code].remedy)
 
 
 def _other_bits(case: _Case) -> Iterator[Finding]:
@@ -61,7 +57,7 @@ def _other_bits(case: _Case) -> Iterator[Finding]:
         if root is None or not q.active or not q.slot.startswith("out") or q.bits == root.bits:
             continue
         step = float(calibrated(q)[0][0])
-        yield _finding(
+        yield finding(
             "QA201" if q.bits < root.bits else "QA202",
             q.node,
             aligned_to=root.node,
@@ -83,7 +79,7 @@ def _cut_by_kl(case: _Case) -> Iterator[Finding]:
         if reach < CUT * end:
             continue
         wanted = np.ceil(np.log2(2 * reach / (q.qmax - q.qmin)))
-        yield _finding(
+        yield finding(
             "QA203",
             q.node,
             slot=q.slot,
@@ -106,7 +102,7 @@ def _saturated_biases(case: _Case) -> Iterator[Finding]:
         empty = clipped & (np.asarray(weight.scale) == ZERO_CHANNEL if weight else False)
         for code, which in (("QA204", clipped & ~empty), ("QA205", empty)):
             if which.any():
-                yield _finding(
+                yield finding(
                     code,
                     q.node,
                     bits=q.bits,
@@ -126,7 +122,7 @@ def _cut_constants(case: _Case) -> Iterator[Finding]:
         step = broadcast(calibrated(q)[0], q.axis, array.ndim)
         cut = array > step * (q.qmax + 1)
         if cut.any():
-            yield _finding(
+            yield finding(
                 "QA206",
                 q.node,
                 slot=q.slot,
@@ -144,14 +140,14 @@ def _float_outputs(case: _Case) -> Iterator[Finding]:
         if q.active or not q.slot.startswith("out") or q.tensor not in outputs or not q.follows:
             continue
         if case.kind(q.node) not in PASSIVE:
-            yield _finding("QA207", q.node, output=q.tensor, left_to=q.follows[0])
+            yield finding("QA207", q.node, output=q.tensor, left_to=q.follows[0])
 
 
 def _other_reference(case: _Case) -> Iterator[Finding]:
     """QA208: what esp-ppq evaluates otherwise; `graph` and `kernels` have told it."""
     for note in case.model.notes:
         if note.startswith(OTHER_REFERENCE):
-            yield _finding("QA208", None, difference=note)
+            yield finding("QA208", None, difference=note)
 
 
 def _tables(case: _Case) -> Iterator[Finding]:
@@ -159,13 +155,13 @@ def _tables(case: _Case) -> Iterator[Finding]:
     layers = [n for n in case.plan.layers if case.kind(n) in LOOKED_UP]
     read = [n for n in layers if case.view.nodes[n].domain == DOMAIN]
     if read:
-        yield _finding("QA209", None, functions=len(read), first=read[0])
+        yield finding("QA209", None, functions=len(read), first=read[0])
     if BITS.get(case.plan.default_precision) == 16:
         return
     for name in layers:
         source = case.slots.get((name, "in0"))
         if source is not None and source.bits == 16:
-            yield _finding("QA210", name, function=case.kind(name), every=256)
+            yield finding("QA210", name, function=case.kind(name), every=256)
 
 
 def _missing_requantization(case: _Case) -> Iterator[Finding]:
@@ -177,11 +173,11 @@ def _missing_requantization(case: _Case) -> Iterator[Finding]:
             continue
         here, there = float(calibrated(q)[0][0]), float(calibrated(source)[0][0])
         if q.bits == source.bits and here != there and abs(here - there) < REQUANTIZED_FROM:
-            yield _finding("QA211", q.node, slot=q.slot, scale=here, scale_of_producer=there)
+            yield finding("QA211", q.node, slot=q.slot, scale=here, scale_of_producer=there)
 
 
 def _mse(case: _Case) -> Iterator[Finding]:
     """QA212: 16-bit ranges that MSE did not search."""
     wide = [q for q in case.plan.quantizers if q.observer == "mse" and q.bits == 16 and q.range]
     if wide:
-        yield _finding("QA212", None, quantizers=len(wide), first=wide[0].node)
+        yield finding("QA212", None, quantizers=len(wide), first=wide[0].node)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.edit import GraphEditor
+from analyzer.graph.view import attributes
 
 
 def decompose_transposed(edit: GraphEditor, order: Sequence[str], number: int) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import helper
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView, captured
+from analyzer.graph.view import GraphView, attributes, captured, gemm_output_axis
 from analyzer.records import Model
 from analyzer.targets.onnxruntime.rules import Rules
 
@@ -151,8 +150,7 @@ def _mark_layer(marks: Marks, node: onnx.NodeProto) -> None:
 
 def _weight_axis(node: onnx.NodeProto) -> int:
     if node.op_type == "Gemm":
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        return 0 if transposed else 1
+        return gemm_output_axis(node)
     return 0 if node.op_type == "Conv" else 1
 
 
@@ -232,11 +230,11 @@ def _mark_pad(marks: Marks, node: onnx.NodeProto) -> None:
 
 def _pads_with_known(marks: Marks, node: onnx.NodeProto) -> bool:
     """Tell whether padding adds only values that the input's range covers."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if attributes.get("mode", b"constant") in (b"reflect", b"edge", b"wrap"):
+    given = attributes(node)
+    if given.get("mode", b"constant") in (b"reflect", b"edge", b"wrap"):
         return True
     if marks.model.opset < 11:
-        return float(attributes.get("value", 0.0)) == 0
+        return float(given.get("value", 0.0)) == 0
     if len(node.input) < 3 or not node.input[2]:
         return True
     value = node.input[2]

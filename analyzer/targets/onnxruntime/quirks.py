@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx
-from onnx import helper
 
-from analyzer.codes import CODES
-from analyzer.graph.view import GraphView, captured
+from analyzer.graph.view import GraphView, attributes, captured
 from analyzer.records import Finding, Model, Quantizer, QuantPlan
+from analyzer.targets.base import finding
 
 _PER_CHANNEL_SINCE = 13  # DequantizeLinear has its axis from this opset on
 
@@ -36,18 +35,14 @@ def find_quirks(model: Model, plan: QuantPlan) -> tuple[Finding, ...]:
     checks: tuple[Callable[[_Case], Iterator[Finding]], ...] = (
         _cut_outputs, _missed_activations, _lost_factors, _entropy, _unloadable,
     )  # fmt: skip
-    return tuple(finding for check in checks for finding in check(case))
-
-
-def _finding(code: str, layer: str | None, **evidence: object) -> Finding:
-    return Finding(code, layer, evidence, CODES[code].remedy)
+    return tuple(quirk for check in checks for quirk in check(case))
 
 
 def _cut_outputs(case: _Case) -> Iterator[Finding]:
     """QA221: graph outputs with the range of the Relu behind them."""
     for q in case.plan.quantizers:
         if q.active and q.slot.startswith("out") and q.tensor in case.view.outputs and q.observes:
-            yield _finding("QA221", q.node, output=q.tensor, range_of=q.observes[0])
+            yield finding("QA221", q.node, output=q.tensor, range_of=q.observes[0])
 
 
 def _missed_activations(case: _Case) -> Iterator[Finding]:
@@ -60,11 +55,11 @@ def _missed_activations(case: _Case) -> Iterator[Finding]:
         if q is not None and q.replaces_node:
             low, high = _bounds(case.view, node)
             if low > 0 or high < 0:
-                yield _finding("QA222", node.name, reason="bounds beyond zero", low=low, high=high)
+                yield finding("QA222", node.name, reason="bounds beyond zero", low=low, high=high)
             elif q.signed and q.range == (0.0, 0.0):
-                yield _finding("QA222", node.name, reason="always zero on the calibration data")
+                yield finding("QA222", node.name, reason="always zero on the calibration data")
         elif node.output[0] in bodies and _merged(case, node):
-            yield _finding("QA222", node.name, reason="read inside an If, Loop or Scan")
+            yield finding("QA222", node.name, reason="read inside an If, Loop or Scan")
 
 
 def _merged(case: _Case, node: onnx.NodeProto) -> bool:
@@ -80,8 +75,8 @@ def _bounds(view: GraphView, node: onnx.NodeProto) -> tuple[float, float]:
     """Return what a Relu or Clip cuts to; infinite where that is not constant."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
-    given = {a.name: float(helper.get_attribute_value(a)) for a in node.attribute}
-    bounds = [given.get("min", float("-inf")), given.get("max", float("inf"))]
+    given = attributes(node)
+    bounds = [float(given.get("min", float("-inf"))), float(given.get("max", float("inf")))]
     for index, tensor in enumerate(node.input[1:3]):
         if view.is_constant(tensor):
             bounds[index] = float(view.array(tensor).ravel()[0])
@@ -91,16 +86,16 @@ def _bounds(view: GraphView, node: onnx.NodeProto) -> tuple[float, float]:
 def _lost_factors(case: _Case) -> Iterator[Finding]:
     """QA223: Gemm nodes with a quantized bias and a beta."""
     for name, node in case.view.nodes.items():
-        beta = next((a.f for a in node.attribute if a.name == "beta"), 1.0)
+        beta = attributes(node).get("beta", 1.0)
         q = case.slots.get((name, "in2"))
         if node.op_type == "Gemm" and beta != 1 and q is not None and q.role == "bias":
-            yield _finding("QA223", name, beta=float(beta))
+            yield finding("QA223", name, beta=float(beta))
 
 
 def _entropy(case: _Case) -> Iterator[Finding]:
     """QA224: the calibration method that changes nothing."""
     if any(q.observer == "entropy" for q in case.plan.quantizers):
-        yield _finding("QA224", None)
+        yield finding("QA224", None)
 
 
 def _unloadable(case: _Case) -> Iterator[Finding]:
@@ -109,4 +104,4 @@ def _unloadable(case: _Case) -> Iterator[Finding]:
     raised = any(q.bits == 16 for q in case.plan.quantizers)
     per_channel = any(q.axis is not None for q in case.plan.quantizers)
     if opset < _PER_CHANNEL_SINCE and per_channel and not raised:
-        yield _finding("QA225", None, opset=opset, needed=_PER_CHANNEL_SINCE)
+        yield finding("QA225", None, opset=opset, needed=_PER_CHANNEL_SINCE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, gemm_output_axis
 from analyzer.records import Model
 from analyzer.targets.openvino.composites import SIX_HARD_SWISH, Composite, find_composites
 
@@ -359,5 +359,5 @@ class _Builder:
         if node.op_type == "ConvTranspose":
             return 1
         if node.op_type == "Gemm":
-            return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+            return gemm_output_axis(node)
         return max(rank - 1 if at == 1 else rank - 2, 0)

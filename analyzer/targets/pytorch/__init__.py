@@ -16,7 +16,7 @@ import onnx
 
 from analyzer.graph.batchnorm import fold_batchnorm
 from analyzer.graph.edit import GraphEditor
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, gemm_output_axis
 from analyzer.quant.observers import MinMax, extremes
 from analyzer.quant.observers import Observer as RangeObserver
 from analyzer.quant.torch_observers import TorchHistogram
@@ -160,7 +160,7 @@ def _weight(view: GraphView, operator: Operator, granularity: str) -> Quantizer:
     if node.op_type == "MatMul":
         axis = 1
     elif node.op_type == "Gemm":
-        axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+        axis = gemm_output_axis(node)
     if granularity == "tensor" or node.op_type == "ConvTranspose":
         axis = None  # the default mapping has one scale for any ConvTranspose
     return Quantizer(

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import onnx
-from onnx import helper
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.records import Model
 from analyzer.targets.pytorch.composites import composites, is_torch_hard_sigmoid
 
@@ -166,7 +165,6 @@ def _spatial(model: Model, node: onnx.NodeProto) -> bool:
 
 
 def _has_torch_form(node: onnx.NodeProto) -> bool:
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "DepthToSpace":
-        return bool(attributes.get("mode") == b"CRD")  # nn.PixelShuffle
+        return bool(attributes(node).get("mode") == b"CRD")  # nn.PixelShuffle
     return node.op_type != "MaxPool" or len([name for name in node.output if name]) == 1

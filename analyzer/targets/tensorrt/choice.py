@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analyzer.graph.batchnorm import attributes
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.records import Model
 from analyzer.targets.tensorrt.net import COPY, LINEAR, Net
 from analyzer.targets.tensorrt.partition import (

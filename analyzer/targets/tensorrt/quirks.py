@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from analyzer.codes import CODES
-from analyzer.graph.batchnorm import attributes
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.quant.fake import calibrated
 from analyzer.records import Finding, Model, Quantizer, QuantPlan
+from analyzer.targets.base import finding
 
 _PER_CHANNEL = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FP16_STEP = 2.0**-24  # between numbers below 2^-14
@@ -34,16 +33,12 @@ def find_quirks(model: Model, plan: QuantPlan) -> tuple[Finding, ...]:
     )
 
 
-def _finding(code: str, layer: str | None, **evidence: object) -> Finding:
-    return Finding(code, layer, evidence, CODES[code].remedy)
-
-
 def _whole_weights(view: GraphView, weights: list[Quantizer]) -> Iterator[Finding]:
     """QA241: weights with one scale although a layer of this kind has one per channel."""
     for q in weights:
         several = view.array(q.tensor).ndim > 1
         if q.axis is None and several and view.nodes[q.node].op_type in _PER_CHANNEL:
-            yield _finding("QA241", q.node, weight=q.tensor)
+            yield finding("QA241", q.node, weight=q.tensor)
 
 
 def _coarse_scales(plan: QuantPlan) -> Iterator[Finding]:
@@ -54,7 +49,7 @@ def _coarse_scales(plan: QuantPlan) -> Iterator[Finding]:
         small = calibrated(q)[0] < _FP16_STEP / _COARSE
         if np.any(small):
             smallest = float(calibrated(q)[0].min())
-            yield _finding("QA242", q.node, slot=q.slot, channels=int(small.sum()), scale=smallest)
+            yield finding("QA242", q.node, slot=q.slot, channels=int(small.sum()), scale=smallest)
 
 
 def _lost_factors(view: GraphView, weights: list[Quantizer]) -> Iterator[Finding]:
@@ -63,4 +58,4 @@ def _lost_factors(view: GraphView, weights: list[Quantizer]) -> Iterator[Finding
         node = view.nodes[q.node]
         beta = attributes(node).get("beta", 1.0)
         if node.op_type == "Gemm" and q.slot == "in1" and beta != 1 and len(node.input) > 2:
-            yield _finding("QA243", q.node, beta=float(beta))
+            yield finding("QA243", q.node, beta=float(beta))

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from analyzer.graph.batchnorm import attributes
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, gemm_output_axis
 from analyzer.records import Model, Observer, Quantizer, Role
 from analyzer.targets.tensorrt.choice import QUANTIZED, Choice
 from analyzer.targets.tensorrt.net import Net, Op
@@ -113,7 +112,7 @@ def _mark(model: Model, net: Net, choice: Choice) -> _Marks:
 
 def _output_axis(view: GraphView, op: Op) -> int:
     if op.kind == "Gemm":
-        return 0 if attributes(view.nodes[op.name]).get("transB", 0) else 1
+        return gemm_output_axis(view.nodes[op.name])
     return 0 if op.kind == "Conv" else 1
 
 

@@ -20,10 +20,9 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, attributes
 from analyzer.records import Model
 
 Kind = Literal["free", "fixed", "passing", "joining"]
@@ -169,8 +168,7 @@ def clip_bounds(view: GraphView, node: onnx.NodeProto) -> Span | None:
 
 def attribute(node: onnx.NodeProto, name: str, default: float | bytes) -> float | bytes:
     """Return a number or string among the attributes of `node`."""
-    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    value: float | bytes = found.get(name, default)
+    value: float | bytes = attributes(node).get(name, default)
     return value
 
 
