@@ -37,24 +37,9 @@ from esp_plans import (  # noqa: E402
     save_samples,
 )
 from measure import SHARED, table  # noqa: E402
-
-from analyzer.data import open_data  # noqa: E402
-from analyzer.load import load_model  # noqa: E402
+from real_inputs import samples_of  # noqa: E402
 
 JUDGE = TESTS / "peers" / "judges" / "esp_ppq_plans.py"
-# model -> pictures, and how they are prepared (see SOURCE.md of each)
-MODELS = {
-    "resnet8_cifar10": ("cifar10/images", "raw", {}),
-    "mobilenet_v1_025_imagenet": ("imagenet/images", "tf", {}),
-    "face_rfb320": ("faces/images", "ultraface", {}),
-    "espdet_pico_cat": ("coco_cat/images", "yolo", {}),
-    "ppocrv3_det": (
-        "text/images",
-        "imagenet",
-        {"resize": "stretch", "size": (320, 320), "channels": "bgr"},
-    ),
-    "yolo11n_heads": ("coco/calib/images", "yolo", {}),
-}
 HEAD = "model target precision algorithm configs isolated 90% graphwise 90% own own".split()
 
 
@@ -91,7 +76,7 @@ def compare(way: tuple[str, ...], chosen: argparse.Namespace, folder: Path) -> l
     if algorithm != "default":
         options["algorithm"] = algorithm
     path = SHARED / "models" / name / "model.onnx"
-    samples = prepared(path, name, chosen.images)
+    samples = samples_of(name, chosen.images)
     wanted = {} if chosen.no_errors else {"layerwise": True, "graphwise": True}
     inputs = save_samples(folder / "inputs.npz", samples)
     theirs = ask(chosen.peer_python, job(path, inputs, **options, **wanted), folder)
@@ -122,19 +107,6 @@ def compare(way: tuple[str, ...], chosen: argparse.Namespace, folder: Path) -> l
                 print(*way, row_name, f"{value:.2e}, esp-ppq in float64 against itself")
             row.append(f"{max(off.values()):.1e}")
     return row + [""] * (len(HEAD) - len(row))
-
-
-def prepared(path: Path, name: str, count: int) -> list[dict[str, np.ndarray]]:
-    """Return the first pictures as the model takes them."""
-    pictures, preset, overrides = MODELS[name]
-    specs = load_model(path).inputs
-    data = open_data(
-        str(SHARED / "data" / pictures), specs, role="calibration", preset=preset,
-        overrides=overrides, limit=count,
-    )  # fmt: skip
-    samples = [data[index] for index in range(len(data))]
-    data.close()
-    return samples
 
 
 def ask(python: str, wanted: dict, folder: Path) -> dict:

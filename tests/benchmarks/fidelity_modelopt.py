@@ -24,7 +24,7 @@ PEERS = HERE.parent / "peers"
 sys.path[:0] = [str(HERE), str(PEERS)]
 
 from conftest import interpreter  # noqa: E402
-from measure import SHARED, table  # noqa: E402
+from measure import SHARED, show_rows  # noqa: E402
 from modelopt_plans import agreement, decibels_apart, planned, write_question  # noqa: E402
 from real_inputs import CASES, samples_of  # noqa: E402
 
@@ -79,18 +79,13 @@ def main():
     parser.add_argument("--differing", type=int, default=0, metavar="N", help="print N of them")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = []
-    for name in given.models:
-        samples = samples_of(name, given.samples)
-        for method in given.methods:
-            found, differing = row(name, method, given.precision, samples)
-            rows.append(found)
-            print(found, flush=True)
-            for what in differing[: given.differing]:
-                print("   ", what)
-    table(list(rows[0]), [list(found.values()) for found in rows])
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    found = (
+        row(name, method, given.precision, samples)
+        for name in given.models
+        for samples in [samples_of(name, given.samples)]
+        for method in given.methods
+    )
+    show_rows(found, given.differing, given.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "peers")]
 import onnx  # noqa: E402
 from conftest import interpreter  # noqa: E402
 from edges import compare, edges_of_plan, edges_of_qdq  # noqa: E402
-from measure import SHARED, table  # noqa: E402
+from measure import SHARED, show_rows  # noqa: E402
 from nncf_answers import edges_of_openvino  # noqa: E402
 from real_inputs import CASES, samples_of  # noqa: E402
 
@@ -135,16 +135,8 @@ def main():
         "bias_correction": not given.no_bias_correction,
         "integer": given.integer,
     }
-    rows = []
-    for name in given.models:
-        found, differing = row(name, settings, given.samples)
-        rows.append(found)
-        print(found, flush=True)
-        for what in differing[: given.differing]:
-            print("   ", what)
-    table(list(rows[0]), [list(found.values()) for found in rows])
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    found = (row(name, settings, given.samples) for name in given.models)
+    show_rows(found, given.differing, given.json)
 
 
 if __name__ == "__main__":

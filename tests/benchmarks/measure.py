@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,3 +113,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 def _text(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_rows(
+    found: Iterable[tuple[dict[str, Any], list[Any]]], differing: int, file: Path | None
+) -> None:
+    """Print rows as they come, then all as a table.
+
+    Args:
+        found: column -> value, and what differs behind them.
+        differing: how much of what differs to print below each row.
+        file: where the rows go as JSON, if anywhere.
+    """
+    rows = []
+    for row, details in found:
+        rows.append(row)
+        print(row, flush=True)
+        for detail in details[:differing]:
+            print("   ", detail)
+    table(list(rows[0]), [list(row.values()) for row in rows])
+    if file:
+        file.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -26,6 +26,7 @@ from esp_plans import (  # noqa: E402
     relative,
     save_samples,
 )
+from pictures import octaves  # noqa: E402
 from random_graphs import random_model  # noqa: E402
 
 MODELS = HERE.parents[2] / "shared" / "models"
@@ -62,13 +63,8 @@ pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 
 
 def smooth(rng, shape, low, high):
-    """Random pictures with structure: noise of three octaves, so that nothing is Gaussian."""
-    x = np.zeros(shape)
-    for coarse in (8, 2, 1):
-        small = rng.random([max(1, d // coarse) if d > 4 else d for d in shape])
-        for axis, d in enumerate(shape):
-            small = np.take(small, np.arange(d) * small.shape[axis] // d, axis=axis)
-        x += small * coarse
+    """Random pictures of a range."""
+    x = octaves(rng, shape)
     x = (x - x.min()) / (x.max() - x.min())
     return (low + (high - low) * x).astype(np.float32)
 

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from edges import compare, edges_of_plan  # noqa: E402
 from nncf_answers import edges_of_openvino  # noqa: E402
+from pictures import octaves  # noqa: E402
 from random_graphs import random_model  # noqa: E402
 
 MODELS = HERE.parents[2] / "shared" / "models"
@@ -57,12 +58,7 @@ def pictures(name):
     rng = np.random.default_rng(0)
     found = []
     for _ in range(8):
-        x = np.zeros(shape)
-        for coarse in (8, 2, 1):
-            small = rng.random([max(1, d // coarse) if d > 4 else d for d in shape])
-            for axis, d in enumerate(shape):
-                small = np.take(small, np.arange(d) * small.shape[axis] // d, axis=axis)
-            x += small * coarse
+        x = octaves(rng, shape)
         found.append({tensor: np.float32(x / x.max() * high * rng.uniform(0.5, 1))})
     return found
 
