@@ -7,7 +7,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from analyzer.errors import TargetError, nearest
-from analyzer.records import Model, Quantizer, QuantPlan, Setting
+from analyzer.graph.build import in_execution_order
+from analyzer.graph.view import GraphView
+from analyzer.records import Model, QuantPlan, Setting
 from analyzer.targets.base import Target
 
 _ANY = Setting()
@@ -34,7 +36,8 @@ def place(model: Model, target: Target, setting: Setting = _ANY) -> tuple[Model,
             f"{', '.join(kinds[:12])}.",
             "Choose another target, see --list-targets.",
         )
-    return prepared, replace(plan, quantizers=_sorted(prepared, plan))
+    view = GraphView(prepared.proto.graph)
+    return prepared, replace(plan, quantizers=in_execution_order(view, plan.quantizers))
 
 
 def check_setting(target: Target, setting: Setting) -> None:
@@ -65,8 +68,3 @@ def _check_names(model: Model, target: Target, setting: Setting) -> None:
                 f"There is no layer {name!r} in the graph that {target.name!r} quantizes.",
                 nearest(name, names),
             )
-
-
-def _sorted(model: Model, plan: QuantPlan) -> tuple[Quantizer, ...]:
-    order = {node.name: i for i, node in enumerate(model.proto.graph.node)}
-    return tuple(sorted(plan.quantizers, key=lambda q: (order[q.node], q.slot)))

@@ -178,6 +178,19 @@ def slots_by_node(quantizers: Iterable[Quantizer]) -> dict[str, list[Quantizer]]
     return found
 
 
+def in_execution_order(view: GraphView, quantizers: Iterable[Quantizer]) -> tuple[Quantizer, ...]:
+    """Sort quantizers by the node they sit on, then by slot."""
+    order = {name: i for i, name in enumerate(view.nodes)}
+    return tuple(sorted(quantizers, key=lambda q: (order[q.node], q.slot)))
+
+
+def quantized_constant(view: GraphView, quantizer: Quantizer) -> npt.NDArray[np.float32]:
+    """Return what a calibrated quantizer makes of its constant: as stored, else rounded here."""
+    if quantizer.stored is not None:
+        return quantizer.stored
+    return fake_quantize(view.array(quantizer.tensor).astype(np.float32), quantizer)
+
+
 def emit(
     builder: GraphBuilder,
     nodes: Iterable[onnx.NodeProto],
@@ -220,7 +233,7 @@ def emit(
             if quantizer is None:
                 copy.input[index] = resolve(tensor)
             elif view.is_constant(tensor):
-                copy.input[index] = _quantized_constant(builder, tensor, quantizer)
+                copy.input[index] = _quantized_constant(builder, quantizer)
             else:
                 copy.input[index] = builder.fake_quantize(
                     resolve(tensor), quantizer, f"{prefix}{node.name}//in{index}"
@@ -244,13 +257,10 @@ def emit(
     return made
 
 
-def _quantized_constant(builder: GraphBuilder, tensor: str, quantizer: Quantizer) -> str:
+def _quantized_constant(builder: GraphBuilder, quantizer: Quantizer) -> str:
     name = f"{quantizer.node}//{quantizer.slot}//constant"
     if name not in builder.constants:
-        if quantizer.stored is not None:
-            return builder.constant(name, quantizer.stored)
-        value = builder.view.array(tensor).astype(np.float32)
-        builder.constant(name, fake_quantize(value, quantizer))
+        builder.constant(name, quantized_constant(builder.view, quantizer))
     return name
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analyzer.graph.build import is_float
+from analyzer.graph.build import in_execution_order, is_float
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import fake_quantize
 from analyzer.quantized.form import FloatForm
@@ -92,15 +92,13 @@ class _Planner:
         self._constants()
         self._activations()
         self._count_lost()
-        order = {name: i for i, name in enumerate(self.ours.nodes)}
-        quantizers = sorted(self.found.values(), key=lambda q: (order[q.node], q.slot))
         precision = self._precision()
         self.placement.plan = QuantPlan(
             target=PLAN_NAME,
             layers=tuple(precision),
             computing=frozenset(n for n in precision if self.ours.nodes[n].op_type in COMPUTING),
             precision=precision,
-            quantizers=tuple(quantizers),
+            quantizers=in_execution_order(self.ours, self.found.values()),
         )
         return self.placement
 

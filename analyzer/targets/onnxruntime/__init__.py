@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from analyzer.errors import TargetError, nearest
+from analyzer.graph.build import in_execution_order
 from analyzer.quant.observers import Observer as RangeObserver
 from analyzer.quant.ort_observers import make_ort_observer
 from analyzer.records import Finding, Model, Observer, Quantizer, QuantPlan, Setting
@@ -79,14 +80,13 @@ class QDQTarget(Target):
         marks = mark_tensors(model, self.rules(model, setting, precision))
         quantizers = Slots(marks, setting.observer or self.observers[0]).quantizers()
         layers = _layers(marks, quantizers)
-        order = {name: i for i, name in enumerate(marks.view.nodes)}
         return QuantPlan(
             target=self.name,
             layers=layers,
             computing=frozenset(n for n in layers if marks.view.nodes[n].op_type in COMPUTING),
             precision={n: precision[n] for n in layers},
             default_precision=default,
-            quantizers=tuple(sorted(quantizers, key=lambda q: (order[q.node], q.slot))),
+            quantizers=in_execution_order(marks.view, quantizers),
         )
 
     def _precisions(self, setting: Setting) -> tuple[str, str]:

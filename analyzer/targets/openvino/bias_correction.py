@@ -16,10 +16,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from analyzer.graph.build import GraphBuilder, emit
+from analyzer.graph.build import (
+    GraphBuilder,
+    emit,
+    in_execution_order,
+    quantized_constant,
+)
 from analyzer.graph.session import open_session, run, to_value
 from analyzer.graph.view import GraphView
-from analyzer.quant.fake import fake_quantize
 from analyzer.records import Model, Quantizer, QuantPlan, Samples
 from analyzer.targets.openvino.operations import Slot, operations
 
@@ -76,7 +80,7 @@ def correct_biases(model: Model, plan: QuantPlan, samples: Samples) -> QuantPlan
         if np.all(bias) and np.max(np.abs(change / bias.ravel())) < THRESHOLD:
             stored = (bias + change.reshape(bias.shape)).astype(np.float32)
             biases.append(_stored(layer.bias, tensor, stored))
-    return replace(plan, quantizers=_in_order(view, (*plan.quantizers, *biases)))
+    return replace(plan, quantizers=in_execution_order(view, (*plan.quantizers, *biases)))
 
 
 def _layers(model: Model, view: GraphView, plan: QuantPlan) -> Iterator[_Layer]:
@@ -167,10 +171,7 @@ def _shifted(
         aligned = [1] * len(shape)
         aligned[layer.channels[0]] = -1
         blob = np.broadcast_to(means[layer.source].astype(np.float32).reshape(aligned), shape)
-        weights = layer.weight.stored
-        if weights is None:
-            plain = view.array(layer.weight.tensor).astype(np.float32)
-            weights = fake_quantize(plain, layer.weight)
+        weights = quantized_constant(view, layer.weight)
         at = int(layer.weight.slot[2:])
         inputs = ["", ""]
         inputs[1 - at] = builder.input("x", layer.source)
@@ -204,8 +205,3 @@ def _stored(slot: Slot, tensor: str, values: F32) -> Quantizer:
         qmax=2**31 - 1,
         stored=values,
     )
-
-
-def _in_order(view: GraphView, quantizers: tuple[Quantizer, ...]) -> tuple[Quantizer, ...]:
-    order = {name: i for i, name in enumerate(view.nodes)}
-    return tuple(sorted(quantizers, key=lambda q: (order[q.node], q.slot)))
