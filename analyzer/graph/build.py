@@ -278,3 +278,8 @@ def _rename_captured(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
 def is_float(model: Model, tensor: str) -> bool:
     """Tell whether `tensor` of a bound model holds float32."""
     return model.dtypes.get(tensor) == "float32"
+
+
+def noisy_outputs(model: Model, view: GraphView) -> tuple[str, ...]:
+    """Return the graph outputs that can carry noise: of float32, and made by a node."""
+    return tuple(t for t in view.outputs if is_float(model, t) and t in view.producer)

@@ -98,7 +98,7 @@ def by_size(model: Model, view: GraphView, *, max_bytes: int) -> tuple[Segment, 
     Within the last half of the allowance the cut goes where the fewest bytes are alive.
     """
     order = depth_first_order(view)
-    alive = _bytes_alive(model, view, order)
+    alive = bytes_alive(model, view, order)
     made = [sum(4 * _elements(model, t) for t in node.output if t) for node in order]
     ends: list[int] = []
     start = 0
@@ -129,7 +129,7 @@ def for_probes(
     at = {node.name: i for i, node in enumerate(order)}
     reach = _reach(view, order, at, units)
     seconds = [node_seconds(model, node) for node in order]
-    borders = [b * _PER_BYTE for b in _bytes_alive(model, view, order)]
+    borders = [b * _PER_BYTE for b in bytes_alive(model, view, order)]
     starters = [0] * len(order)
     for unit in units:
         starters[min(at[name] for name in unit)] += 1
@@ -173,7 +173,7 @@ def _reach(
     return reach
 
 
-def _bytes_alive(model: Model, view: GraphView, order: Sequence[onnx.NodeProto]) -> list[int]:
+def bytes_alive(model: Model, view: GraphView, order: Sequence[onnx.NodeProto]) -> list[int]:
     """Return, per position, the bytes of tensors made up to there and still needed after."""
     last = {t: i for i, node in enumerate(order) for t in reads(node)}
     alive, now = [], 0

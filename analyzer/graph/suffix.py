@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suffix runs: what a graph's outputs become when only a few layers are quantized.
+"""Suffix runs: what a graph's outputs become when only a few layers are treated otherwise.
 
-The plain tensors of one sample are kept; a unit (a set of layers with their quantizers) is then
-run from its own inputs, and behind it only what depends on it, segment by segment.  Segments are
-compiled once and shared by all units; a unit owns only the short session from its layers to the
-end of their segment.
+The tensors of one sample are kept as the base run makes them: in FP32, or with quantizers of its
+own.  A unit (a set of layers with the quantizers they have instead) is then run from its own
+inputs, and behind it only what depends on it, segment by segment.  Segments are compiled once and
+shared by all units; a unit owns only the short sessions from its layers to the ends of their
+segments, which are compiled when it is first run and can be dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
+from analyzer.graph.build import GraphBuilder, emit, noisy_outputs, slots_by_node
 from analyzer.graph.segments import Segment, for_probes, node_seconds
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView, reads
@@ -29,60 +31,104 @@ _REFERENCE = "ref:"
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Quantizers that are switched on together, all others off."""
+    """Layers, and the quantizers they have instead of those of the base run.
+
+    Attributes:
+        quantizers: all that are active at the unit's layers.
+        bare: layers without any.
+    """
 
     name: str
     quantizers: tuple[Quantizer, ...]
+    bare: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The layers perturbed, each once."""
-        return tuple(dict.fromkeys(q.node for q in self.quantizers))
+        """The layers treated otherwise, each once."""
+        return tuple(dict.fromkeys((*(q.node for q in self.quantizers), *self.bare)))
+
+
+def altered(
+    name: str,
+    base: Mapping[str, Sequence[Quantizer]],
+    changes: Mapping[tuple[str, str], Quantizer | None],
+) -> Unit:
+    """Return the unit whose layers have the quantizers of `base` but for some changes.
+
+    Args:
+        name: of the unit.
+        base: active quantizers by layer, see `slots_by_node`.
+        changes: (node, slot) -> the quantizer it has instead, None for none.
+    """
+    nodes = dict.fromkeys(node for node, _ in changes)
+    kept = [q for node in nodes for q in base.get(node, ()) if q.key not in changes]
+    made = [q for q in changes.values() if q is not None]
+    bare = tuple(node for node in nodes if all(q.node != node for q in (*kept, *made)))
+    return Unit(name, (*kept, *made), bare)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainRun:
-    """The FP32 tensors of one sample that suffix runs start from.
+    """The tensors of one sample that suffix runs start from.
 
     Attributes:
-        values: tensor -> value.
-        power: graph output -> sum of squares, in float64.
+        values: tensor -> value in the base run.
+        reference: float graph output -> value in FP32.
+        power: float graph output -> sum of squares in FP32, in float64.
+        nsr: float graph output -> NSR of the base run.
     """
 
     values: Mapping[str, Value]
+    reference: Mapping[str, Value]
     power: Mapping[str, float]
+    nsr: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Runner:
-    """A compiled part of one segment.
+@dataclass(slots=True, eq=False)
+class _Part:
+    """Nodes of one segment that run together; compiled when first needed.
 
     Attributes:
-        inputs: tensors read, noisy where the unit reaches them, else plain.
-        writes: tensors made here that later segments read -> their name in the session.
-        noise: graph output -> session output with its difference from the plain run.
+        slots: active quantizers by node.
+        inputs: tensors read from outside, noisy where the unit reaches them, else as in the base.
+        writes: tensors made here that later segments read.
+        outputs: float graph outputs made here.
         seconds: estimated time of one run on one core.
     """
 
-    session: ort.InferenceSession
+    nodes: tuple[onnx.NodeProto, ...]
+    slots: Mapping[str, Sequence[Quantizer]]
     inputs: tuple[str, ...]
-    writes: Mapping[str, str]
-    noise: Mapping[str, str]
+    writes: tuple[str, ...]
+    outputs: tuple[str, ...]
     seconds: float
+    compiled: _Compiled | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """The session of a part, and what its tensors and the noise at graph outputs are called."""
+
+    session: ort.InferenceSession
+    made: Mapping[str, str]
+    noise: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One runner on the way of a unit.
+    """One part on the way of a unit.
 
     Attributes:
-        noisy: the runner's inputs that the unit has perturbed.
-        keeps: the runner's writes that the unit perturbs and a later step reads.
-        outputs: the runner's graph outputs that the unit perturbs.
-        drops: noisy tensors that no later step reads.
+        own: no other unit uses the part.
+        noisy: the part's inputs that the unit has changed.
+        keeps: the part's writes that the unit changes and a later step reads.
+        outputs: the part's graph outputs that the unit changes.
+        drops: changed tensors that no later step reads.
     """
 
-    runner: _Runner
+    part: _Part
+    own: bool
     noisy: frozenset[str]
     keeps: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -90,139 +136,202 @@ class _Step:
 
 
 class SuffixRuns:
-    """Compiled suffixes of one model for a fixed list of units.
+    """Compiled suffixes of one model for units that are known from the beginning.
 
     Args:
         model: bound.
         units: their quantizers calibrated.
         samples: how many samples will be run, a hint for where to cut.
+        base: quantizers of the base run; none: it is FP32.
     """
 
-    def __init__(self, model: Model, units: Sequence[Unit], *, samples: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        units: Sequence[Unit],
+        *,
+        samples: int,
+        base: Iterable[Quantizer] = (),
+    ) -> None:
         self.model = model
         self.view = GraphView(model.proto.graph)
-        self.outputs = tuple(t for t in self.view.outputs if is_float(model, t))
+        self.outputs = noisy_outputs(model, self.view)
         self.segments = for_probes(model, self.view, [u.nodes for u in units], samples=samples)
-        self._whole: dict[int, _Runner] = {}
+        self._base = slots_by_node(base)
+        self._whole: dict[int, _Part] = {}
         self._routes = {unit.name: self._route(unit) for unit in units}
-        self._plain = self._compile_plain()
+        self._values = self._compile_values()
+        self._reference = self._compile_reference() if self._base else None
 
     @property
     def seconds(self) -> float:
         """Estimated time of all units on one sample and one core."""
-        return sum(step.runner.seconds for route in self._routes.values() for step in route)
+        return sum(step.part.seconds for route in self._routes.values() for step in route)
 
     def plain(self, sample: Mapping[str, npt.NDArray[np.generic]]) -> PlainRun:
-        """Run one sample in FP32 and keep what suffix runs need."""
-        values = {name: to_value(array) for name, array in sample.items()}
-        wanted = [o.name for o in self._plain.get_outputs()]
-        read = [i.name for i in self._plain.get_inputs()]
-        values.update(run(self._plain, wanted, {t: values[t] for t in read}))
-        return PlainRun(values, {t: power(values[t].numpy()) for t in self.outputs})
+        """Run one sample as the base does and keep what suffix runs need."""
+        given = {name: to_value(array) for name, array in sample.items()}
+        values = given | _run_all(self._values, given)
+        reference = given | _run_all(self._reference, given) if self._reference else values
+        powers = {t: power(reference[t].numpy()) for t in self.outputs}
+        if self._reference is None:
+            return PlainRun(values, values, powers, dict.fromkeys(self.outputs, 0.0))
+        errors = {}
+        for t in self.outputs:
+            noise = power(values[t].numpy() - reference[t].numpy())
+            errors[t] = nsr_of(noise, powers[t])
+        return PlainRun(values, reference, powers, errors)
 
     def nsr(self, unit: str, plain: PlainRun) -> dict[str, float]:
-        """Return the NSR at every float graph output with only `unit` quantized.
+        """Return the NSR at every float graph output with `unit` treated otherwise.
 
-        Outputs that do not depend on the unit have an NSR of exactly 0.
+        Outputs that do not depend on the unit have exactly the NSR of the base run.
         """
-        noise = dict.fromkeys(self.outputs, 0.0)
+        found = dict(plain.nsr)
         noisy: dict[str, Value] = {}
         for step in self._routes[unit]:
-            runner = step.runner
-            feeds = {t: noisy[t] if t in step.noisy else plain.values[t] for t in runner.inputs}
-            feeds.update((_REFERENCE + t, plain.values[t]) for t in runner.noise)
-            wanted = [runner.writes[t] for t in step.keeps]
-            made = run(runner.session, [*wanted, *(runner.noise[t] for t in step.outputs)], feeds)
+            part, compiled = step.part, self._compiled(step.part)
+            feeds = {t: noisy[t] if t in step.noisy else plain.values[t] for t in part.inputs}
+            feeds.update((_REFERENCE + t, plain.reference[t]) for t in part.outputs)
+            wanted = [compiled.made[t] for t in step.keeps]
+            noise = [compiled.noise[t] for t in step.outputs]
+            made = run(compiled.session, [*wanted, *noise], feeds)
             for output in step.outputs:
-                noise[output] = power(made[runner.noise[output]].numpy())
-            noisy.update((t, made[runner.writes[t]]) for t in step.keeps)
+                error = power(made[compiled.noise[output]].numpy())
+                found[output] = nsr_of(error, plain.power[output])
+            noisy.update((t, made[compiled.made[t]]) for t in step.keeps)
             for tensor in step.drops:
                 del noisy[tensor]
-        return {t: nsr_of(noise[t], plain.power[t]) for t in self.outputs}
+        return found
+
+    def drop(self, unit: str) -> None:
+        """Give back the sessions that only `unit` uses; it can still be run again."""
+        for step in self._routes[unit]:
+            if step.own:
+                step.part.compiled = None
 
     def _route(self, unit: Unit) -> tuple[_Step, ...]:
-        """Compile the unit's own part and list what has to be run behind it."""
-        slots = slots_by_node(unit.quantizers)
+        """List what has to be run for a unit: its own parts, and whole segments behind it."""
+        changed = set(unit.nodes)
+        slots = {**self._base, **dict.fromkeys(unit.bare, ()), **slots_by_node(unit.quantizers)}
         perturbed: set[str] = set()
         steps: list[_Step] = []
         for segment in self.segments:
-            touched = self._touched(segment, slots, perturbed)
+            touched = self._touched(segment, changed, perturbed)
             if not touched:
                 continue
-            if any(node.name in slots for node in touched):
-                runner = self._compile(segment, touched, slots)
-            else:
-                runner = self._whole_segment(segment)
-            noisy = frozenset(t for t in runner.inputs if t in perturbed)
+            own = any(node.name in changed for node in touched)
+            part = self._part(segment, touched, slots) if own else self._whole_segment(segment)
+            noisy = frozenset(t for t in part.inputs if t in perturbed)
             reached = {t for node in touched for t in node.output if t}
             perturbed |= reached
-            steps.append(
-                _Step(
-                    runner,
-                    noisy,
-                    tuple(t for t in runner.writes if t in reached),
-                    tuple(t for t in runner.noise if t in reached),
-                )
-            )
+            keeps = tuple(t for t in part.writes if t in reached)
+            outputs = tuple(t for t in part.outputs if t in reached)
+            steps.append(_Step(part, own, noisy, keeps, outputs))
         return _with_lifetimes(steps)
 
     def _touched(
-        self, segment: Segment, slots: Mapping[str, Sequence[Quantizer]], perturbed: set[str]
+        self, segment: Segment, changed: set[str], perturbed: set[str]
     ) -> list[onnx.NodeProto]:
         """Return the nodes of `segment` whose outputs the unit changes."""
-        changed = set(perturbed)
+        noisy = set(perturbed)
         touched = []
         for node in segment.nodes:
-            if node.name in slots or not changed.isdisjoint(reads(node)):
+            if node.name in changed or not noisy.isdisjoint(reads(node)):
                 touched.append(node)
-                changed.update(t for t in node.output if t)
+                noisy.update(t for t in node.output if t)
         return touched
 
-    def _whole_segment(self, segment: Segment) -> _Runner:
+    def _whole_segment(self, segment: Segment) -> _Part:
         if segment.index not in self._whole:
-            self._whole[segment.index] = self._compile(segment, segment.nodes, {})
+            self._whole[segment.index] = self._part(segment, segment.nodes, self._base)
         return self._whole[segment.index]
 
-    def _compile(
+    def _part(
         self,
         segment: Segment,
         nodes: Sequence[onnx.NodeProto],
         slots: Mapping[str, Sequence[Quantizer]],
-    ) -> _Runner:
-        builder = GraphBuilder(self.model, self.view)
-        made = emit(builder, nodes, prefix="", outside=lambda t: builder.input(t, t), slots=slots)
-        inputs = tuple(builder.inputs)
-        writes = {
-            t: made[t] for t in segment.live_out if t in made and self._read_later(t, segment)
-        }
-        for tensor, name in writes.items():
-            builder.output(name, tensor)
-        noise = {}
-        for tensor in self.outputs:
-            if tensor in made:
-                reference = builder.input(_REFERENCE + tensor, tensor)
-                noise[tensor] = builder.add("Sub", [made[tensor], reference], f"{tensor}//noise")
-                builder.output(noise[tensor], tensor)
-        session = open_session(builder.serialize())
-        seconds = sum(node_seconds(self.model, node) for node in nodes)
-        return _Runner(session, inputs, writes, noise, seconds)
-
-    def _read_later(self, tensor: str, segment: Segment) -> bool:
+    ) -> _Part:
+        made = {t for node in nodes for t in node.output if t}
+        inputs = dict.fromkeys(
+            t for n in nodes for t in reads(n) if t not in made and not self.view.is_constant(t)
+        )
         inside = {node.name for node in segment.nodes}
-        return any(c not in inside for c in self.view.consumers.get(tensor, ()))
+        return _Part(
+            tuple(nodes),
+            {node.name: slots[node.name] for node in nodes if node.name in slots},
+            tuple(inputs),
+            tuple(
+                t
+                for t in segment.live_out
+                if t in made and any(c not in inside for c in self.view.consumers.get(t, ()))
+            ),
+            tuple(t for t in self.outputs if t in made),
+            sum(node_seconds(self.model, node) for node in nodes),
+        )
 
-    def _compile_plain(self) -> ort.InferenceSession:
-        """Compile the FP32 model with every tensor as output that some step reads unperturbed."""
+    def _compiled(self, part: _Part) -> _Compiled:
+        with part.lock:
+            if part.compiled is None:
+                part.compiled = self._compile(part)
+            return part.compiled
+
+    def _compile(self, part: _Part) -> _Compiled:
+        builder = GraphBuilder(self.model, self.view)
+        made = self._emit(builder, part.nodes, part.slots)
+        for tensor in part.writes:
+            builder.output(made[tensor], tensor)
+        noise = {}
+        for tensor in part.outputs:
+            reference = builder.input(_REFERENCE + tensor, tensor)
+            noise[tensor] = builder.add("Sub", [made[tensor], reference], f"{tensor}//noise")
+            builder.output(noise[tensor], tensor)
+        return _Compiled(open_session(builder.serialize()), made, noise)
+
+    def _compile_values(self) -> _Whole:
+        """Compile the base with every tensor as output that some step reads unchanged."""
         wanted = set(self.outputs)
         for route in self._routes.values():
             for step in route:
-                wanted.update(t for t in step.runner.inputs if t not in step.noisy)
+                wanted.update(t for t in step.part.inputs if t not in step.noisy)
+        return self._compile_whole(wanted - set(self.view.inputs), self._base)
+
+    def _compile_reference(self) -> _Whole:
+        return self._compile_whole(set(self.outputs) - set(self.view.inputs), {})
+
+    def _compile_whole(
+        self, wanted: Iterable[str], slots: Mapping[str, Sequence[Quantizer]]
+    ) -> _Whole:
         builder = GraphBuilder(self.model, self.view)
         nodes = [node for segment in self.segments for node in segment.nodes]
-        emit(builder, nodes, prefix="", outside=lambda t: builder.input(t, t), slots={})
-        for tensor in sorted(wanted - set(self.view.inputs)):
-            builder.output(tensor, tensor)
-        return open_session(builder.serialize())
+        made = self._emit(builder, nodes, slots)
+        names = {tensor: made[tensor] for tensor in sorted(wanted)}
+        for tensor, name in names.items():
+            builder.output(name, tensor)
+        return _Whole(open_session(builder.serialize()), tuple(builder.inputs), names)
+
+    def _emit(
+        self,
+        builder: GraphBuilder,
+        nodes: Sequence[onnx.NodeProto],
+        slots: Mapping[str, Sequence[Quantizer]],
+    ) -> dict[str, str]:
+        return emit(builder, nodes, prefix="", outside=lambda t: builder.input(t, t), slots=slots)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The whole model in one session: what it reads, and tensor -> session output."""
+
+    session: ort.InferenceSession
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, str]
+
+
+def _run_all(whole: _Whole, given: Mapping[str, Value]) -> dict[str, Value]:
+    made = run(whole.session, list(whole.outputs.values()), {t: given[t] for t in whole.inputs})
+    return {tensor: made[name] for tensor, name in whole.outputs.items()}
 
 
 def _with_lifetimes(steps: Sequence[_Step]) -> tuple[_Step, ...]:

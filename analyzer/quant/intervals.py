@@ -3,8 +3,10 @@
 
 NSRs of one layer vary between samples by a factor, not by an amount, and the factor is much the
 same for all layers (a hard image is hard everywhere).  So spreads are taken of logarithms, the
-spread of a single row is drawn towards that of all rows, and two rows are compared sample by
-sample, where the common factor cancels.
+spread of a single row is drawn towards that of rows that vary much, and two rows are compared
+sample by sample, where the common factor cancels.  The constants of `intervals` were chosen
+on eight real models of which every sample was known, so that at least 90 % of the rows' intervals
+from 2 to 12 samples hold the mean over all (tests/benchmarks/coverage_of_intervals.py).
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 _TINY = 1e-30
-_PRIOR = 6.0  # how many samples' weight the spread of all rows has against a row's own
+# How many samples' weight the spread of all rows has against a row's own.  Low, because it comes
+# from the same few samples: where one of them is missing that is hard, it is so for every row.
+_PRIOR = 2.0
+_TYPICAL = 0.75  # quantile of the rows' spreads; rows that vary more cannot be told yet
+_QUIET = 0.002  # of the mean: samples below do not move it, however far below they are
+_UPWARD = 0.3  # of the half width: few samples rather miss the loud ones than have too many
+_POOLED = 6.0  # as `_PRIOR`, for the order of rows, where what is common to all cancels
 _SAME = 0.02  # means closer than this share are a tie that no sample needs to break
 _Z95 = 1.959964
 
@@ -43,18 +51,15 @@ def intervals(rows: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
         rows: row -> one NSR per sample, samples in the same order in every row.
 
     Returns:
-        row -> (low, high) around the arithmetic mean; None where nothing is known about spread
-        (one sample in all rows), or where the mean is not finite; (0, 0) for an all-zero row.
+        row -> (low, high) around the arithmetic mean, farther above than below it; None where
+        nothing is known about spread (one sample in all rows), or where the mean is not finite;
+        (0, 0) for an all-zero row.
     """
     spreads = {name: _log_variance(values) for name, values in rows.items()}
-    known = [
-        variance / _median_share(len(rows[name]) - 1)
-        for name, variance in spreads.items()
-        if variance is not None
-    ]
+    known = [variance for variance in spreads.values() if variance is not None]
     if not known:
         return dict.fromkeys(rows)
-    common = float(np.median(known))
+    common = float(np.quantile(known, _TYPICAL))
     result: dict[str, tuple[float, float] | None] = {}
     for name, values in rows.items():
         mean = float(np.mean(values)) if len(values) else math.nan
@@ -65,7 +70,10 @@ def intervals(rows: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
         freedom = len(values) - 1 if own is not None else 0
         variance = (_PRIOR * common + freedom * (own or 0.0)) / (_PRIOR + freedom)
         half = t95(_PRIOR + freedom) * math.sqrt(variance / len(values))
-        result[name] = (mean * math.exp(-half), mean * math.exp(half))
+        result[name] = (
+            mean * math.exp((_UPWARD - 1) * half),
+            mean * math.exp((_UPWARD + 1) * half),
+        )
     return result
 
 
@@ -82,7 +90,7 @@ def unsettled(rows: Mapping[str, Sequence[float]], *, top: int) -> set[str]:
         shared = min(len(rows[upper]), len(rows[lower]))
         ratio = _logs(rows[upper][:shared]) - _logs(rows[lower][:shared])
         distance = abs(float(np.mean(ratio)))
-        noise = t95(_PRIOR + shared - 1) * math.sqrt(2 * spread / shared)
+        noise = t95(_POOLED + shared - 1) * math.sqrt(2 * spread / shared)
         if _SAME < distance < noise or (distance <= _SAME and shared < 4):
             found |= {upper, lower}
     return found
@@ -96,7 +104,8 @@ def _log_variance(values: Sequence[float]) -> float | None:
     finite = [v for v in values if math.isfinite(v)]
     if len(finite) < 2 or not any(finite):
         return None
-    return float(np.var(_logs(finite), ddof=1))
+    quiet = _QUIET * float(np.mean(finite))
+    return float(np.var(_logs([max(v, quiet) for v in finite]), ddof=1))
 
 
 def _median_share(degrees: int) -> float:
@@ -110,8 +119,9 @@ def _median_share(degrees: int) -> float:
 
 def _residual_variance(rows: Mapping[str, Sequence[float]]) -> float:
     """Variance of log NSR left when every row and every sample has its own mean."""
-    shared = min(len(values) for values in rows.values())
-    table = np.array([_logs(v[:shared]) for v in rows.values() if any(v[:shared])])
+    spread = [values for values in rows.values() if len(values) > 1]  # one value has no spread
+    shared = min(map(len, spread), default=0)
+    table = np.array([_logs(v[:shared]) for v in spread if any(v[:shared])])
     if shared < 2 or len(table) < 2:
         return 1.0
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()

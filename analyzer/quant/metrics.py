@@ -53,6 +53,8 @@ def compare(twin: F32, reference: F32) -> Comparison:
         # a NaN once found stays: no comparison with it is true
         top = float(max(-difference.min(), difference.max()))
         max_abs = top if math.isnan(top) or top > max_abs else max_abs
+    if quantized == 0 and y_q.any():  # squares too small for float32 are not nothing
+        quantized = float(np.sum(np.square(y_q, dtype=np.float64)))
     return Comparison(noise, signal, quantized, max_abs)
 
 
@@ -93,12 +95,16 @@ class ErrorSums:
     nsr_sum: float = 0.0
     cosine_sum: float = 0.0
     max_abs: float = 0.0
+    signal_sum: float = 0.0
+    quantized_sum: float = 0.0
 
     def add(self, found: Comparison) -> None:
         """Take in one sample."""
         noise, signal, quantized, max_abs = found
         self.count += 1
         self.nsr_sum += nsr_of(noise, signal)
+        self.signal_sum += signal
+        self.quantized_sum += quantized
         # y . y_q follows from the three sums of squares
         norm = math.sqrt(signal) * math.sqrt(quantized)
         if norm == 0:
@@ -112,6 +118,11 @@ class ErrorSums:
     def nsr(self) -> float:
         """Mean NSR over samples."""
         return self.nsr_sum / self.count
+
+    @property
+    def lost(self) -> bool:
+        """Whether the quantized tensor is all zero and the plain one is not."""
+        return self.quantized_sum == 0 and self.signal_sum > 0
 
     @property
     def cosine(self) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from analyzer.graph import suffix
 from analyzer.graph.build import GraphBuilder, emit, slots_by_node
 from analyzer.graph.segments import cut, depth_first_order, for_probes
 from analyzer.graph.session import open_session, run
-from analyzer.graph.suffix import SuffixRuns, Unit
+from analyzer.graph.suffix import SuffixRuns, Unit, altered
 from analyzer.graph.view import GraphView
 from analyzer.place import place
 from analyzer.probe import units_of
@@ -187,6 +188,45 @@ def test_suffix_runs_equal_full_runs(bind, monkeypatch, net, where, target):
                 assert found[tensor] == pytest.approx(nsr, rel=0, abs=allowed), unit.name
 
 
+@pytest.mark.parametrize("where", CUTS)
+@pytest.mark.parametrize("net", NETS)
+def test_changes_of_a_quantized_base_equal_full_runs(bind, monkeypatch, net, where):
+    """One quantizer taken out or widened, all others on: the NSR of a full run of that plan."""
+    monkeypatch.setattr(suffix, "for_probes", CUTS[where])
+    graph, _, plan = calibrated_units(net(bind))
+    active = {q.key: q for q in plan.quantizers if q.active}
+    base = slots_by_node(active.values())
+    wide = {k: replace(q, qmin=-32768, qmax=32767) for k, q in active.items()}
+    changes = {
+        **{f"without {key}": {key: None} for key in active},
+        **{f"wide {key}": {key: wide[key]} for key in active},
+        "without two": dict.fromkeys(list(active)[::3]),
+        "all wide": wide,
+    }
+    units = [altered(name, base, change) for name, change in changes.items()]
+    runs = SuffixRuns(graph, units, samples=2, base=active.values())
+    feeds = feeds_of(graph, 10)
+    plain = runs.plain(feeds)
+    reference = full_run(graph, (), feeds)
+    everything = nsr_of_runs(full_run(graph, active.values(), feeds), reference)
+    assert plain.nsr == pytest.approx(everything, rel=1e-5)
+    for name, change in changes.items():
+        quantizers = [q for q in {**active, **change}.values() if q is not None]
+        expected = nsr_of_runs(full_run(graph, quantizers, feeds), reference)
+        assert runs.nsr(name, plain) == pytest.approx(expected, rel=1e-5, abs=1e-12), name
+
+
+def test_a_dropped_unit_runs_again(bind):
+    """Sessions that were given back are compiled anew, and give the same NSR to the bit."""
+    graph, units, _ = calibrated_units(branches(bind))
+    runs = SuffixRuns(graph, units, samples=1)
+    plain = runs.plain(feeds_of(graph, 10))
+    first = {unit.name: runs.nsr(unit.name, plain) for unit in units}
+    for unit in units:
+        runs.drop(unit.name)
+    assert {unit.name: runs.nsr(unit.name, plain) for unit in units} == first
+
+
 def test_outputs_that_do_not_depend_on_the_unit_are_exactly_zero(bind):
     """The side output reads only the graph input: no rounding may leak into it."""
     graph, units, _ = calibrated_units(branches(bind))
@@ -226,17 +266,19 @@ def noisy_outputs(runs, unit, plain):
     outputs = {t: plain.values[t].numpy() for t in runs.outputs}
     noisy = {}
     for step in runs._routes[unit]:
-        runner = step.runner
-        feeds = {t: noisy[t] if t in step.noisy else plain.values[t] for t in runner.inputs}
-        feeds.update(("ref:" + t, plain.values[t]) for t in runner.noise)
+        compiled = runs._compiled(step.part)
+        inputs = step.part.inputs
+        feeds = {t: noisy[t] if t in step.noisy else plain.values[t] for t in inputs}
+        feeds.update(("ref:" + t, plain.reference[t]) for t in step.part.outputs)
         wanted = [
-            *(runner.writes[t] for t in step.keeps),
-            *(runner.noise[t] for t in step.outputs),
+            *(compiled.made[t] for t in step.keeps),
+            *(compiled.noise[t] for t in step.outputs),
         ]
-        made = run(runner.session, wanted, feeds)
-        noisy.update((t, made[runner.writes[t]]) for t in step.keeps)
+        made = run(compiled.session, wanted, feeds)
+        noisy.update((t, made[compiled.made[t]]) for t in step.keeps)
         for t in step.outputs:
-            outputs[t] = outputs[t].astype(np.float64) + made[runner.noise[t]].numpy()
+            outputs[t] = plain.reference[t].numpy().astype(np.float64)
+            outputs[t] += made[compiled.noise[t]].numpy()
     return outputs
 
 

@@ -20,7 +20,7 @@ def test_t95_is_the_quantile_of_students_t(degrees):
     assert t95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
 
 
-@pytest.mark.parametrize(("count", "spread"), [(2, 0.3), (4, 0.8), (8, 0.5), (16, 0.8)])
+@pytest.mark.parametrize(("count", "spread"), [(2, 0.3), (2, 1.0), (4, 0.8), (8, 0.5), (16, 0.8)])
 def test_intervals_cover_the_true_mean(count, spread):
     """Of 200 draws of ten lognormal rows, at least 90 % of the intervals hold the true mean."""
     rng = np.random.default_rng(count)
@@ -35,10 +35,22 @@ def test_intervals_cover_the_true_mean(count, spread):
 
 
 def test_intervals_surround_the_mean():
-    """The bounds lie at equal ratios around the arithmetic mean."""
+    """The arithmetic mean lies inside, and the upper bound is the farther one, as a ratio."""
     low, high = intervals({"a": [1.0, 3.0], "b": [2.0, 5.0]})["a"]
-    assert low < 2 < high
-    assert low * high == pytest.approx(4)
+    assert 1 < 2 / low < high / 2
+
+
+def test_samples_that_do_not_move_the_mean_do_not_widen_the_interval():
+    """Whether the quietest sample is a millionth or a billionth of the loudest is the same."""
+    few = intervals({"a": [1.0, 1e-6, 0.5]})["a"]
+    assert intervals({"a": [1.0, 1e-9, 0.5]})["a"] == pytest.approx(few, rel=1e-4)
+
+
+def test_a_row_that_varies_little_is_drawn_towards_the_others():
+    """Beside rows that vary much, its own small spread is not believed."""
+    calm, wild = [1.0, 1.01, 0.99], [1.0, 5.0, 0.2]
+    alone, beside = intervals({"a": calm})["a"], intervals({"a": calm, "b": wild, "c": wild})["a"]
+    assert beside[0] < alone[0] < alone[1] < beside[1]
 
 
 def test_one_sample_of_every_row_says_nothing_about_spread():

@@ -145,3 +145,24 @@ def test_power_of_a_long_tensor_is_within_1e_7():
     """Millions of elements lose nothing to float32 sums."""
     x = np.random.default_rng(1).standard_normal(2_000_003).astype(np.float32)
     assert power(x) == pytest.approx(float(np.sum(np.square(x, dtype=np.float64))), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "lost"),
+    [
+        ([([0, 0], [1, -1])], True),
+        ([([0, 0], [1, -1]), ([0, 0], [0, 0])], True),  # one sample has nothing to lose
+        ([([0, 0], [1, -1]), ([0, 0.5], [0, 1])], False),
+        ([([0, 0], [0, 0])], False),
+        ([([1, 1], [1, 1])], False),
+        ([([0, -0.0], [1e-10, 1])], True),
+        ([([1e-30, 0], [1, 1])], False),  # its square is no float32
+        ([([math.nan, 0], [1, 1])], False),
+    ],
+)
+def test_what_is_zero_on_every_sample_is_lost(pairs, lost):
+    """And only if FP32 has anything at all on one of them."""
+    sums = ErrorSums()
+    for twin, reference in pairs:
+        sums.add(compare(np.array(twin, np.float32), np.array(reference, np.float32)))
+    assert sums.lost is lost
