@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from analyzer.errors import ConfigError, nearest
 from analyzer.records import Granularity, Observer, Setting
 
-Layers = Literal["computing", "all"]
+Task = Literal["auto", "none", "classification", "detection", "embedding", "tokens"]
 Preprocessing = Mapping[str, object]
 
 PREPROCESSING = (
@@ -29,8 +29,8 @@ PREPROCESSING = (
 ENVIRONMENT = frozenset(
     f"QANALYZE_{name}"
     for name in (
-        "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION PRECISION GRANULARITY SAMPLES LAYERS "
-        "THREADS MAX_NSR".split()
+        "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION PRECISION GRANULARITY SAMPLES LABELS "
+        "TASK METRIC THREADS MAX_NSR".split()
     )
 )
 
@@ -50,8 +50,10 @@ class Config:
         precision: of every layer that `dispatch` does not name; None: the target's own.
         dispatch: layer -> precision.
         granularity: of weight scales; None: the target's own.
-        layers: which layers get an isolated error: those that compute, or all that carry a
-            quantizer.
+        slices: name -> part of an output to look at by itself, such as `output0[:, :4]`.
+        labels: path of the true answers.
+        task: what the outputs mean; "auto": told from them.
+        metric: the user's own, `module:function`.
         shapes: input name -> shape of one run.
         preset, preprocessing: how images become inputs, see `analyzer.data`.
         max_nsr: gate: highest NSR allowed at any output.
@@ -69,7 +71,10 @@ class Config:
     precision: str | None = None
     dispatch: Mapping[str, str] = field(default_factory=dict)
     granularity: Granularity | None = None
-    layers: Layers = "computing"
+    slices: Mapping[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    task: Task = "auto"
+    metric: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     preset: str | None = None
     preprocessing: Preprocessing = field(default_factory=dict)
@@ -138,7 +143,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
 
 def _parse(key: str, value: object) -> Any:  # Any: each key has a type of its own
     """Parse one value; an error says which option it belongs to."""
-    if isinstance(value, list | dict) and key not in ("shapes", "dispatch", "target"):
+    if isinstance(value, list | dict) and key not in ("shapes", "dispatch", "slices", "target"):
         raise ConfigError(f"{key} is {value!r}, expected one value.", "Give a text or a number.")
     try:
         return _PARSERS.get(key, str)(value)
@@ -212,6 +217,27 @@ def parse_dispatch(entries: object) -> dict[str, str]:
     return table
 
 
+def parse_slices(entries: object) -> dict[str, str]:
+    """Parse `name=expression` entries, or take a table of them.
+
+    Raises:
+        ConfigError: if one has another form, or a name comes twice.
+    """
+    if isinstance(entries, Mapping):
+        return {str(name): str(expression) for name, expression in entries.items()}
+    slices: dict[str, str] = {}
+    for text in map(str, _list(entries)):
+        name, _, expression = (part.strip() for part in text.partition("="))
+        if not name or not expression:
+            raise ConfigError(
+                f"{text!r} is no slice.", "Expected NAME=EXPRESSION such as boxes=output0[:, :4]."
+            )
+        if name in slices:
+            raise ConfigError(f"Two slices are called {name!r}.", "Give one another name.")
+        slices[name] = expression
+    return slices
+
+
 def _from_pyproject(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -267,7 +293,8 @@ _PARSERS: dict[str, Any] = {
     "target": _names,
     "dispatch": parse_dispatch,
     "granularity": lambda v: _choice(get_args(Granularity), v),
-    "layers": lambda v: _choice(get_args(Layers), v),
+    "slices": parse_slices,
+    "task": lambda v: _choice(get_args(Task), v),
     "shapes": parse_shapes,
     "max_nsr": parse_share,
 }

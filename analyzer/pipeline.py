@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow of a run: load -> data -> place -> calibrate -> simulate + probe -> Analysis."""
+"""The flow of a run: load, place, calibrate, simulate, probe, balance, diagnose -> Analysis."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,22 +13,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from analyzer.assemble import layers, outputs, provenance
+from analyzer.assemble import (
+    dissected,
+    layers,
+    outputs,
+    provenance,
+    sources,
+    with_findings,
+)
+from analyzer.balance import balance
 from analyzer.calibrate import calibrate_all, calibration_phases
 from analyzer.config import Config
+from analyzer.diagnose import diagnose
+from analyzer.diagnose.case import Case
+from analyzer.dissect import dissect
 from analyzer.errors import TargetError
+from analyzer.graph.families import sources_of
 from analyzer.graph.session import release_unused
+from analyzer.graph.slices import check_slices, with_slices
+from analyzer.graph.trials import affordable
+from analyzer.graph.view import GraphView
 from analyzer.load import bind_shapes, load_model
 from analyzer.memory import peak_rss_bytes
 from analyzer.place import check_setting, place
-from analyzer.probe import FIRST_SAMPLES, MOST_SAMPLES, Isolated, probe, units_of
+from analyzer.probe import MOST_SAMPLES, Isolated, probe, units_for, units_of
 from analyzer.quantized import load_float_form, read_quantized
-from analyzer.records import Analysis, Finding, Model, QuantPlan
+from analyzer.records import (
+    Analysis,
+    Balance,
+    Finding,
+    LayerError,
+    Model,
+    QuantPlan,
+    Sample,
+    Source,
+    TaskScore,
+)
 from analyzer.samples import Chosen, check_roles, open_roles
+from analyzer.score import Scorer
 from analyzer.simulate import Simulation, simulate_all
 from analyzer.targets import get_target
 from analyzer.targets.base import Target
 
+WORST = 10  # rows, and groups, that are taken apart
 MOST_WORKERS = 8  # each holds the tensors of one sample's segment: memory grows with them
 
 Item = TypeVar("Item")
@@ -142,11 +170,13 @@ class _Job:
 
     Attributes:
         name: of the target, or of the quantized file the plan was read from.
+        target: None for a quantized file.
     """
 
     name: str
     graph: Model
     plan: QuantPlan
+    target: Target | None = None
     findings: tuple[Finding, ...] = ()
 
 
@@ -192,7 +222,7 @@ class _Run:
             model = self._bound(load_model(self.path, rewrite=rewrite, fold_norms=norms), norms)
             for target in targets:
                 with self._unfit(target.name):
-                    job = _Job(target.name, *place(model, target, self.config.setting))
+                    job = _Job(target.name, *place(model, target, self.config.setting), target)
                     jobs.append((job, target))
         return jobs
 
@@ -203,7 +233,7 @@ class _Run:
             model = self._bound(load_float_form(quantized) if alone else load_model(self.path))
             found = read_quantized(model, quantized, sample=self._samples(0)[0])
         plan = replace(found.plan, notes=(*found.plan.notes, *found.notes))
-        return _Job(label(self.path, quantized), found.graph, plan, found.findings)
+        return _Job(label(self.path, quantized), found.graph, plan, None, found.findings)
 
     def _bound(self, model: Model, fold_norms: bool = True) -> Model:
         """Fix the input shapes to those of the data, which are opened with the first model."""
@@ -211,7 +241,9 @@ class _Run:
             self.roles = open_roles(model, self.config, self.stack)
             self.warnings = check_roles(model, self.config, *self.roles)
         data = self.roles[0]
-        return bind_shapes(model, data.data.shapes, sample=data[0], fold_norms=fold_norms)
+        bound = bind_shapes(model, data.data.shapes, sample=data[0], fold_norms=fold_norms)
+        check_slices(bound, self.config.slices)
+        return bound
 
     def calibrate(self, jobs: Sequence[tuple[_Job, Target]]) -> list[_Job]:
         done = []
@@ -223,56 +255,134 @@ class _Run:
                 for (job, target), plan in zip(alike, plans, strict=True):
                     own, completed = target.complete(job.graph, plan, samples)
                     findings = tuple(target.findings(own, completed))
-                    done.append(_Job(job.name, own, completed, findings))
+                    done.append(_Job(job.name, own, completed, target, findings))
         return done
 
     def measure(self, jobs: Sequence[_Job]) -> Iterator[Analysis]:
-        """Simulate and probe."""
-        for job, simulation in self.simulate(jobs):
-            yield self.analysis(job, simulation, self.probe(job, simulation))
+        """Simulate, then probe and explain what was found."""
+        for job, simulation, scores in self.simulate(self._sliced(jobs)):
+            yield self.analysis(job, simulation, scores)
 
-    def simulate(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Simulation]]:
+    def _sliced(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Add slices of outputs; jobs that share a graph go on sharing it."""
+        sample, graphs = self._samples(1)[0], dict[int, Model]()
+        for job in jobs:
+            if id(job.graph) not in graphs:
+                graphs[id(job.graph)] = with_slices(job.graph, self.config.slices, sample)
+        return [replace(job, graph=graphs[id(job.graph)]) for job in jobs]
+
+    def simulate(
+        self, jobs: Sequence[_Job]
+    ) -> Iterator[tuple[_Job, Simulation, tuple[TaskScore, ...]]]:
         # completing a plan may have changed its graph: those that are still equal go together
         for alike in _grouped(jobs, key=lambda job: _identity(job.graph)):
             samples, plans = self._samples(1), [job.plan for job in alike]
+            graph = alike[0].graph
+            scorer = Scorer(graph, self.config, samples, len(plans))
             with self._stage("simulate", len(samples)) as step:
-                graph = alike[0].graph
-                found = simulate_all(graph, plans, samples, workers=self.workers, step=step)
-            yield from zip(alike, found, strict=True)
-
-    def probe(self, job: _Job, simulation: Simulation) -> dict[str, Isolated]:
-        plan, samples = job.plan, self._samples(1)
-        units = units_of(plan, plan.layers if self.config.layers == "all" else _computing(plan))
-        exact = self.config.samples is not None
-        each = len(samples) if exact else min(FIRST_SAMPLES, len(samples))
-        with self._stage("probe", len(units) * each, "probe") as step:
-            return probe(
-                job.graph,
-                units,
-                samples,
-                every_sample=exact,
-                order=None if exact else simulation.order(MOST_SAMPLES),
-                workers=self.workers,
-                step=step,
-            )
+                found = simulate_all(
+                    graph, plans, samples, workers=self.workers, step=step, watch=scorer.watch
+                )
+            scores = [scorer.scores(number) for number in range(len(plans))]
+            yield from zip(alike, found, scores, strict=True)
 
     def analysis(
-        self, job: _Job, simulation: Simulation, isolated: Mapping[str, Isolated]
+        self, job: _Job, simulation: Simulation, scores: tuple[TaskScore, ...]
     ) -> Analysis:
+        """Probe one plan, and turn everything measured into its result."""
+        booked = sources_of(GraphView(job.graph.proto.graph), job.plan)
+        visits = self._visits(simulation)
+        isolated, units = self.probe(job, simulation, booked, visits)
+        measured = sources(job.graph, booked, units, isolated, simulation, visits)
+        few = [self._samples(1)[i] for i in visits[: affordable(job.graph)]]
+        books = self.balance(job, measured, simulation, few)
+        rows = layers(job.graph, job.plan, simulation, isolated)
+        rows, books = self.dissect(job, rows, books, few)
+        ends = outputs(job.graph, simulation, books)
+        case = Case(
+            job.graph, job.plan, job.target, rows, ends, books, few,
+            self._samples(0) if job.target else None, job.findings,
+        )  # fmt: skip
+        with self._stage("diagnose", 0, "trial") as step:
+            findings = diagnose(case, workers=self.workers, step=step)
         config = replace(self.config, target=job.name)
         infos = [self._samples(1).info("analysis")]
         if not config.quantized:
             infos.insert(0, self._samples(0).info("calibration"))
         return Analysis(
             provenance=provenance(job.graph, config, infos, self.command),
-            outputs=outputs(job.graph, simulation, isolated),
-            layers=layers(job.graph, job.plan, simulation, isolated, config, job.findings),
+            outputs=ends,
+            layers=with_findings(rows, findings),
             plan=job.plan,
-            findings=job.findings,
+            findings=findings,
             timing=dict(self.seconds),
             peak_rss_bytes=peak_rss_bytes(),
             warnings=(*self.warnings, *job.graph.notes, *job.plan.notes),
+            balance=books,
+            task=scores,
         )
+
+    def _visits(self, simulation: Simulation) -> list[int]:
+        """Return the samples in the order in which they are looked at again."""
+        exact = self.config.samples is not None
+        order = [] if exact else simulation.order(MOST_SAMPLES)
+        return order or list(range(len(self._samples(1))))
+
+    def probe(
+        self,
+        job: _Job,
+        simulation: Simulation,
+        booked: Sequence[Source],
+        visits: Sequence[int],
+    ) -> tuple[dict[str, Isolated], dict[str, str]]:
+        """Measure every layer and every source alone."""
+        plan, samples = job.plan, self._samples(1)
+        rows = units_of(plan, plan.layers)
+        units, names = units_for(plan, rows, booked)
+        exact = self.config.samples is not None
+        local = {name: error.nsr for name, error in simulation.local.items()}
+        with self._stage("probe", len(units) * (len(samples) if exact else 1), "probe") as step:
+            isolated = probe(
+                job.graph,
+                units,
+                samples,
+                every_sample=exact,
+                order=visits,
+                ranked=plan.computing,
+                booked=set(names.values()),
+                loudness={u.name: sum(local.get(n, 0.0) for n in u.nodes) for u in units},
+                workers=self.workers,
+                step=step,
+            )
+        return isolated, names
+
+    def balance(
+        self, job: _Job, found: Sequence[Source], simulation: Simulation, few: Sequence[Sample]
+    ) -> Balance:
+        ends = {t: simulation.graphwise[t].nsr for t in simulation.output_by_sample}
+        with self._stage("balance", 0, "run") as step:
+            return balance(job.graph, job.plan, found, ends, few, workers=self.workers, step=step)
+
+    def dissect(
+        self, job: _Job, rows: tuple[LayerError, ...], books: Balance, few: Sequence[Sample]
+    ) -> tuple[tuple[LayerError, ...], Balance]:
+        """Take the worst rows and the worst groups apart."""
+        worst = sorted(rows, key=lambda row: _loudness(row.isolated_nsr), reverse=True)[:WORST]
+        aligned = {q.key for q in job.plan.quantizers if q.group}
+        groups = [s for s in books.sources if s.nsr and not aligned.isdisjoint(s.quantizers)]
+        groups.sort(key=lambda source: _loudness(source.nsr), reverse=True)
+        with self._stage("dissect", 0, "run") as step:
+            found = dissect(
+                job.graph,
+                job.plan,
+                [row.name for row in worst],
+                groups[:WORST],
+                few,
+                target=job.target,
+                workers=self.workers,
+                step=step,
+            )
+        return dissected(rows, books, found)
 
     def _samples(self, role: int) -> Chosen:
         assert self.roles is not None, "the data are opened with the first model"
@@ -321,12 +431,15 @@ def _identity(graph: Model) -> tuple[object, ...]:
     return hashlib.sha256(graph.proto.SerializeToString(deterministic=True)).digest(), *names
 
 
+def _loudness(nsr: float | None) -> float:
+    """Order NSRs: not measured is 0, not a number the worst there is."""
+    if nsr is None:
+        return 0.0
+    return math.inf if math.isnan(nsr) else nsr
+
+
 def _cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _computing(plan: QuantPlan) -> tuple[str, ...]:
-    return tuple(name for name in plan.layers if name in plan.computing)

@@ -65,6 +65,7 @@ class Model:
         metadata: `metadata_props` of the file (Ultralytics keeps its preprocessing there).
         rewritten: a target's own simplifier has run (`Target.rewrite`); what does nothing and is
             still there is left to the target.
+        slices: graph output that was added to look at a part of another one -> that other one.
     """
 
     proto: onnx.ModelProto
@@ -83,6 +84,7 @@ class Model:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     rewritten: bool = False
+    slices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,12 @@ class LayerError:
         status: "ok", or why a value is missing ("float: the target leaves it in FP32", ...).
         isolated_ci: 95 % interval of `isolated_nsr`.
         isolated_samples: how many samples `isolated_nsr` is the mean of.
-        parts: share of the noise by origin, filled by the balance.
+        parts: of the worst rows.  Shares of the isolated noise by origin: "weight", "input",
+            "output", "bias" (they sum to 1); shares of the noise power at the row's own
+            quantizers: "rounding", "clipping" (they sum to 1), and "weight_clipping" ... of each
+            origin by itself.  A key is missing where its noise is 0 or not finite.
+        channels: of the worst rows: the output channels that carry most of the local noise, with
+            their share of it.
     """
 
     name: str
@@ -235,11 +242,20 @@ class LayerError:
     group: str | None = None
     status: str = "ok"
     findings: tuple[str, ...] = ()
+    channels: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OutputError:
-    """Accumulated error at one graph output, everything quantized."""
+    """Accumulated error at one graph output, or a slice of one, everything quantized.
+
+    Attributes:
+        isolated_sum: of the sources of noise (see `Balance`), each one alone.
+        additivity: `isolated_sum` over `nsr`.
+        explained: `isolated_sum` and the interactions that were measured.
+        slice_of: output that this is a slice of, None for a whole output.
+        lost: no sample has anything but zero here, although FP32 has.
+    """
 
     name: str
     nsr: float
@@ -248,16 +264,139 @@ class OutputError:
     max_abs: float
     isolated_sum: float | None = None
     additivity: float | None = None
+    explained: float | None = None
+    slice_of: str | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One entry of the balance: quantizers that no other entry holds, switched on together.
+
+    Attributes:
+        name: of the layer, or of the group of quantizers.
+        kind: "layer": of one layer; "group": on one tensor, on tensors of the same values or
+            with a common scale, held by several layers.
+        layers: that hold the quantizers, in execution order.
+        quantizers: (node, slot) of each.
+        nsr: mean over the graph outputs, with nothing else quantized; None: not probed.
+        ci: 95 % interval of `nsr`.
+        samples: how many `nsr` is the mean of.
+        by_output: graph output -> NSR, as far as comparable with the accumulated one.
+        status: "ok", or why it was not probed.
+        alignment_price: of a group with a common scale: NSR minus what it is when every tensor
+            has the scale that its own range asks for, both on a few samples; below 0 where the
+            common scale helps; None: not looked at.
+    """
+
+    name: str
+    kind: Literal["layer", "group"]
+    layers: tuple[str, ...]
+    quantizers: tuple[tuple[str, str], ...]
+    nsr: float | None = None
+    ci: tuple[float, float] | None = None
+    samples: int = 0
+    by_output: Mapping[str, float] = field(default_factory=dict)
+    status: str = "ok"
+    alignment_price: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """What two sets of sources do to an output together, beyond what each does alone.
+
+    Attributes:
+        output: graph output.
+        first: name of a source.
+        second: name of a source; None: all sources but `first` and those of `without`.
+        without: sources switched off in all three runs.
+        alone: NSR with only the first on, with only the second.
+        together: NSR with both on.
+        samples: how many these are means of.
+    """
+
+    output: str
+    first: str
+    second: str | None
+    without: tuple[str, ...]
+    alone: tuple[float, float]
+    together: float
+    samples: int
+
+    @property
+    def effect(self) -> float:
+        """NSR that appears (or, below 0, vanishes) because both are there."""
+        return self.together - sum(self.alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step along the graph: everything up to here quantized, everything behind in FP32.
+
+    Attributes:
+        layer: the last layer quantized.
+        layers: how many are.
+        by_output: graph output -> NSR.
+    """
+
+    layer: str
+    layers: int
+    by_output: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Where the accumulated noise of the outputs comes from.
+
+    Attributes:
+        sources: all active quantizers, each in exactly one of them.
+        interactions: measured where the sources' noises do not add up.
+        steps: along the graph, in the order of a run; differences add up to the whole exactly.
+    """
+
+    sources: tuple[Source, ...]
+    interactions: tuple[Interaction, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """How well the quantized model does the task.
+
+    Attributes:
+        name: "top-1", "box AP50" ...
+        value: of the quantized model: agreement with the FP32 model, or the metric by labels.
+        reference: the same metric of the FP32 model, where labels are given; else None.
+        against: what the answers were held against.
+        samples: how many were.
+        outputs: graph outputs the answer is read from.
+    """
+
+    name: str
+    value: float
+    reference: float | None
+    against: Literal["fp32", "labels"]
+    samples: int
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something a user should know, with the number behind it."""
+    """Something a user should know, with the number behind it.
+
+    Attributes:
+        layer: where; None for the model or the data.
+        evidence: numbers and names.
+        gain: share of the output noise that went away when exactly this cause was removed and
+            everything else left as it is, mean over the outputs and their slices; None where
+            nothing can be removed.
+    """
 
     code: str
     layer: str | None
     evidence: Mapping[str, Any]  # Any: numbers and names, as JSON holds them
     advice: str
+    gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +453,14 @@ class Analysis:
     timing: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    balance: Balance | None = None
+    task: tuple[TaskScore, ...] = ()
 
     @property
     def worst_output(self) -> OutputError:
-        """The graph output with the highest accumulated NSR (NaN counts as worst)."""
-        return max(self.outputs, key=lambda o: math.inf if math.isnan(o.nsr) else o.nsr)
+        """The whole graph output with the highest accumulated NSR (NaN counts as worst)."""
+        whole = [output for output in self.outputs if output.slice_of is None]
+        return max(whole, key=lambda o: math.inf if math.isnan(o.nsr) else o.nsr)
 
 
 def sqnr_db(nsr: float) -> float:

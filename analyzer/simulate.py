@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from analyzer.graph.build import GraphBuilder, emit, is_float, slots_by_node
@@ -26,6 +28,9 @@ from analyzer.records import Model, Quantizer, QuantPlan, Sample, Samples
 
 SEGMENT_BYTES = 24 << 20
 _QUANTIZED = "q:"
+Arrays = Mapping[str, npt.NDArray[Any]]  # graph output -> value; Any: whatever the model returns
+# Told the number of a sample, its FP32 outputs, and those of every plan.
+Watch = Callable[[int, Arrays, Sequence[Arrays]], None]
 _LOCAL = "l:"
 
 
@@ -38,12 +43,14 @@ class Simulation:
         local: layer -> error it adds at its own first output, its inputs plain.
         local_by_sample: layer -> local NSR on every sample, in order.
         layer_tensor: layer -> its first output tensor.
+        output_by_sample: float graph output -> accumulated NSR on every sample, in order.
     """
 
     graphwise: dict[str, ErrorSums] = field(default_factory=dict)
     local: dict[str, ErrorSums] = field(default_factory=dict)
     local_by_sample: dict[str, list[float]] = field(default_factory=dict)
     layer_tensor: dict[str, str] = field(default_factory=dict)
+    output_by_sample: dict[str, list[float]] = field(default_factory=dict)
 
     def order(self, count: int) -> list[int]:
         """Return all samples, the `count` most representative ones by local error first."""
@@ -111,6 +118,7 @@ def simulate_all(
     *,
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
+    watch: Watch | None = None,
 ) -> list[Simulation]:
     """Measure the graphwise error of every layer and output and the local error of every layer.
 
@@ -120,6 +128,7 @@ def simulate_all(
         samples: one run each.
         workers: threads that run samples side by side.
         step: told the number of runs finished since the last call.
+        watch: shown the graph outputs of every sample, in order, on the calling thread.
 
     Returns:
         per plan, sums over all samples; float tensors only.
@@ -133,49 +142,73 @@ def simulate_all(
         for plan in plans
     ]
 
-    def one(index: int) -> list[list[Comparison]]:
-        return _run_sample(parts, samples[index], len(plans))
+    def one(index: int) -> _SampleRun:
+        kept = view.outputs if watch else ()
+        return _run_sample(parts, samples[index], len(plans), kept)
 
     with ThreadPoolExecutor(workers) as pool:
         # results are added in the order of the samples, so that two runs agree to the bit
-        for found in pool.map(one, range(len(samples))):
+        for index, found in enumerate(pool.map(one, range(len(samples)))):
             for number, result in enumerate(results):
                 measures = [m for part in parts for m in part.twins[number].measures]
-                for measure, comparison in zip(measures, found[number], strict=True):
-                    _add(result, measure, comparison)
+                for measure, comparison in zip(measures, found.comparisons[number], strict=True):
+                    _add(result, measure, comparison, view.outputs)
+            if watch:
+                watch(index, found.plain, found.noisy)
             step(1)
     return results
 
 
-def _run_sample(parts: Sequence[_Part], sample: Sample, plans: int) -> list[list[Comparison]]:
-    """Return the comparisons of every plan, in the order of its measures."""
+@dataclass(frozen=True, slots=True)
+class _SampleRun:
+    """What one sample showed: comparisons of every plan in the order of its measures, outputs."""
+
+    comparisons: list[list[Comparison]]
+    plain: Arrays
+    noisy: list[dict[str, npt.NDArray[Any]]]
+
+
+def _run_sample(
+    parts: Sequence[_Part], sample: Sample, plans: int, kept: Sequence[str]
+) -> _SampleRun:
+    """Run all branches on one sample; the graph outputs `kept` are handed back."""
     plain: dict[str, Value] = {name: to_value(array) for name, array in sample.items()}
     noisy = [{_QUANTIZED + name: value for name, value in plain.items()} for _ in range(plans)]
-    found: list[list[Comparison]] = [[] for _ in range(plans)]
+    outputs = {t: plain[t].numpy() for t in kept if t in plain}
+    result = _SampleRun([[] for _ in range(plans)], outputs, [dict(outputs) for _ in noisy])
     wanted = [{*part.reads, *(t for twin in part.twins for t in twin.reads)} for part in parts]
     last = {tensor: position for position, reads in enumerate(wanted) for tensor in reads}
     for position, part in enumerate(parts):
         plain.update(run(part.session, part.outputs, {t: plain[t] for t in part.reads}))
-        for twin, values, comparisons in zip(part.twins, noisy, found, strict=True):
+        for twin, values, comparisons, ends in zip(
+            part.twins, noisy, result.comparisons, result.noisy, strict=True
+        ):
             feeds = {t: values[t] if t in values else plain[t] for t in twin.reads}
             made = run(twin.session, twin.outputs, feeds)
             comparisons += [
                 compare(made[m.made].numpy(), plain[m.plain].numpy()) for m in twin.measures
             ]
             values.update((name, made[output]) for output, name in twin.writes.items())
+            ends.update((t, values[_QUANTIZED + t].numpy()) for t in kept if t in part.outputs)
             del made, feeds
+        outputs.update((t, plain[t].numpy()) for t in kept if t in part.outputs)
         for held in (plain, *noisy):
             for tensor in [t for t in held if last.get(t, -1) <= position]:
                 del held[tensor]
-    return found
+    return result
 
 
-def _add(result: Simulation, measure: _Measure, comparison: Comparison) -> None:
-    table = result.local if measure.local else result.graphwise
-    table.setdefault(measure.key, ErrorSums()).add(comparison)
+def _add(
+    result: Simulation, measure: _Measure, comparison: Comparison, outputs: Sequence[str]
+) -> None:
+    ratio = nsr_of(comparison.noise, comparison.signal)
     if measure.local:
-        ratio = nsr_of(comparison.noise, comparison.signal)
+        result.local.setdefault(measure.key, ErrorSums()).add(comparison)
         result.local_by_sample.setdefault(measure.key, []).append(ratio)
+        return
+    result.graphwise.setdefault(measure.key, ErrorSums()).add(comparison)
+    if measure.key in outputs:
+        result.output_by_sample.setdefault(measure.key, []).append(ratio)
 
 
 def _compile(model: Model, view: GraphView, plans: Sequence[QuantPlan]) -> list[_Part]:

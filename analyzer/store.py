@@ -66,7 +66,7 @@ _RERUN = "Run qanalyze again on the model to write a new one."
 
 
 def to_json(analysis: Analysis) -> str:
-    """Return the analysis as JSON text: one layer, quantizer and finding per line.
+    """Return the analysis as JSON text: one layer, quantizer, source and finding per line.
 
     Equal analyses give equal text.  Mappings keep their order.
     """
@@ -105,8 +105,9 @@ def load_analysis(path: Path) -> Analysis:
         )
     try:
         analysis: Analysis = _decode(Analysis, document, "")
-        if not analysis.outputs:
-            raise _WrongValueError("outputs", "at least one graph output", [])
+        if all(output.slice_of is not None for output in analysis.outputs):
+            names = [output.name for output in analysis.outputs]
+            raise _WrongValueError("outputs", "at least one graph output", names)
     except _WrongValueError as error:
         raise StoreError(f"'{path}' is not a complete analysis: {error}.", _RERUN) from error
     return analysis
@@ -151,7 +152,7 @@ def _entry(key: str, value: Any, margin: str = "") -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         lines = f",\n{margin}  ".join(_dumps(item) for item in value)
         return f"{margin}{_dumps(key)}: [\n{margin}  {lines}]"
-    if key in {"provenance", "plan"} and not margin:
+    if key in {"provenance", "plan", "balance"} and isinstance(value, dict) and not margin:
         inner = ",\n".join(_entry(k, v, " ") for k, v in value.items())
         return f"{_dumps(key)}: {{\n{inner}}}"
     return f"{margin}{_dumps(key)}: {_dumps(value)}"
@@ -210,7 +211,7 @@ def _fields(record: Any) -> tuple[str, ...]:
     """Field names of a record in the order of the file: the contract first, then the others."""
     fields = (f for f in dataclasses.fields(record) if f.metadata.get("saved", True))
     names = [field.name for field in fields]
-    contract = _CONTRACT[record].split()
+    contract = _CONTRACT.get(record, "").split()
     known = [name for name in names if _key(name) in contract]
     known.sort(key=lambda name: contract.index(_key(name)))
     return (*known, *(name for name in names if name not in known))
@@ -219,7 +220,7 @@ def _fields(record: Any) -> tuple[str, ...]:
 @functools.cache
 def _required(record: type) -> frozenset[str]:
     """Field names that a file must have: the contract, and whatever has no default value."""
-    contract = _CONTRACT[record].split()
+    contract = _CONTRACT.get(record, "").split()
     return frozenset(
         field.name
         for field in dataclasses.fields(record)

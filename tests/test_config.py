@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.config import Config, parse_shapes, parse_share, resolve
+from analyzer.config import (
+    Config,
+    check_environment,
+    parse_shapes,
+    parse_share,
+    parse_slices,
+    resolve,
+)
 from analyzer.errors import ConfigError
 
 
@@ -41,13 +48,15 @@ def test_every_field_parses(tmp_path):
     """Text from flags and environment becomes the field's own type."""
     given = {
         "calib": "a", "eval": "b", "target": "esp32p4,onnxruntime", "calib_samples": "16",
-        "samples": "4", "calibration": "mse", "layers": "all", "shapes": ["x=1,3,8,8"],
+        "samples": "4", "calibration": "mse", "shapes": ["x=1,3,8,8"],
+        "slices": ["boxes=y[:, :4]"], "labels": "l.csv", "task": "detection", "metric": "m:f",
         "preset": "yolo", "max_nsr": "0.5", "threads": "2", "seed": "0", "size": "8x8",
         "mean": "0.5",
     }  # fmt: skip
     assert resolve(given, folder=tmp_path) == Config(
         calib="a", eval="b", target="esp32p4,onnxruntime", calib_samples=16, samples=4,
-        calibration="mse", layers="all", shapes={"x": (1, 3, 8, 8)}, preset="yolo",
+        calibration="mse", shapes={"x": (1, 3, 8, 8)}, slices={"boxes": "y[:, :4]"},
+        labels="l.csv", task="detection", metric="m:f", preset="yolo",
         preprocessing={"size": "8x8", "mean": "0.5"}, max_nsr=0.5, threads=2, seed=0,
     )  # fmt: skip
 
@@ -75,7 +84,13 @@ def test_targets_and_shapes_may_be_toml_values(written):
         ({"targt": "x"}, r"no option 'targt'. Did you mean 'target'\?"),
         ({"granularity": "row"}, "granularity: 'row' is unknown"),
         ({"dispatch": ["/conv"]}, "dispatch: '/conv' dispatches nothing"),
-        ({"layers": "some"}, "layers: 'some' is unknown"),
+        ({"layers": "all"}, r"no option 'layers'. Did you mean 'labels'\?"),
+        ({"slices": ["y[0]"]}, r"slices: 'y\[0\]' is no slice. Expected NAME=EXPRESSION"),
+        ({"slices": ["=y[0]"]}, "slices: '=y.0.' is no slice"),
+        ({"slices": ["a= "]}, "slices: 'a= ' is no slice"),
+        ({"slices": ["a=y[0]", " a =z[0]"]}, "slices: Two slices are called 'a'. Give one"),
+        ({"task": "detect"}, r"task: 'detect' is unknown. Did you mean 'detection'\?"),
+        ({"labels": ["a", "b"]}, r"labels is \['a', 'b'\], expected one value"),
         ({"samples": "0"}, "samples: '0' is no count"),
         ({"samples": "1.5"}, "samples: '1.5' is no count"),
         ({"threads": "-1"}, "threads: '-1' is no count"),
@@ -89,6 +104,34 @@ def test_what_does_not_parse_is_refused(tmp_path, given, message):
     """The message says which option, and what was found."""
     with pytest.raises(ConfigError, match=message):
         resolve(given, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "slices"),
+    [
+        ("boxes=output0[:, :4]", {"boxes": "output0[:, :4]"}),
+        (["a b = y[0]", "c=n=1[::2]"], {"a b": "y[0]", "c": "n=1[::2]"}),
+        ({"boxes": "y[:, :4]"}, {"boxes": "y[:, :4]"}),
+        ([], {}),
+    ],
+)
+def test_slices(entries, slices):
+    """One or several or a table; the first equals sign ends the name, spaces around it go."""
+    assert parse_slices(entries) == slices
+
+
+def test_slices_may_be_a_table(written):
+    """As shapes and the dispatch table may."""
+    folder = written("[tool.qanalyze.slices]\nboxes = 'y[:, :4]'\n\"all scores\" = 'y[:, 4:]'\n")
+    assert resolve({}, folder=folder).slices == {"boxes": "y[:, :4]", "all scores": "y[:, 4:]"}
+
+
+@pytest.mark.parametrize("name", ["LABELS", "TASK", "METRIC"])
+def test_new_variables_are_known(name):
+    """The task may be told by the environment."""
+    check_environment({f"QANALYZE_{name}": "x"})
+    with pytest.raises(ConfigError, match=f"Did you mean 'QANALYZE_{name}'"):
+        check_environment({f"QANALYZE_{name}S": "x"})
 
 
 @pytest.mark.parametrize(

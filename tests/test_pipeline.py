@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from analyzer import pipeline
 from analyzer.config import Config
-from analyzer.errors import QAnalyzeError, TargetError
+from analyzer.errors import ConfigError, QAnalyzeError, TargetError
 from analyzer.pipeline import run, run_targets
 from analyzer.samples import ANALYSIS_SAMPLES
 from analyzer.targets import target_names
@@ -31,7 +32,13 @@ RNG = np.random.default_rng(5)
 WEIGHTS = {
     "v": RNG.standard_normal((16, 16)).astype(np.float32),
     "w": RNG.standard_normal((16, 8)).astype(np.float32),
+    "c": RNG.uniform(0, 160, (4, 8, 1, 1)).astype(np.float32),
+    "d": RNG.uniform(0, 0.3, (4, 8, 1, 1)).astype(np.float32),
 }
+HEADS = """<ir_version: 8, opset_import: ["": 13]>
+heads (float[N, 8, 5, 5] x) => (float[N, 8, 5, 5] y) {
+    a = Conv(x, c) b = Conv(x, d) s = Sigmoid(b) y = Concat <axis = 1> (a, s)
+}"""
 DATA = RNG.standard_normal((40, 16)).astype(np.float32)
 
 
@@ -88,7 +95,7 @@ def test_one_layer_by_hand(model, config, target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_layer_adds_up(model, config, target):
     """With one layer all three errors are the same number, and additivity is 1."""
-    analysis = run(model(DENSE), replace(config, target=target, samples=40, layers="all"))
+    analysis = run(model(DENSE), replace(config, target=target, samples=40))
     (layer,) = analysis.layers
     (output,) = analysis.outputs
     assert layer.isolated_nsr == pytest.approx(output.nsr, rel=1e-5)
@@ -99,21 +106,29 @@ def test_one_layer_adds_up(model, config, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_sums_of_the_balance(model, config, target):
-    """Isolated errors are means over the outputs; their sum over the layers is booked at each."""
-    analysis = run(model(DEEP), replace(config, target=target, layers="all"))
+    """Every active quantizer is in one source; what the sources do is booked at each output."""
+    analysis = run(model(DEEP), replace(config, target=target, samples=40))
     assert [output.name for output in analysis.outputs] == ["y", "z"]
-    measured = [row for row in analysis.layers if row.isolated_nsr is not None]
-    for row in measured:
-        assert row.isolated_nsr == pytest.approx(np.mean(list(row.isolated_by_output.values())))
+    for row in analysis.layers:
+        if row.isolated_nsr is not None:
+            assert row.isolated_nsr == pytest.approx(
+                np.mean(list(row.isolated_by_output.values()))
+            )
+    found = analysis.balance.sources
+    booked = sorted(key for source in found for key in source.quantizers)
+    assert booked == sorted(q.key for q in analysis.plan.quantizers if q.active)
+    for source in found:  # all samples were seen, so that nothing is scaled
+        assert source.nsr == pytest.approx(np.mean(list(source.by_output.values())))
     for output in analysis.outputs:
-        total = sum(row.isolated_by_output[output.name] for row in measured)
+        total = sum(source.by_output[output.name] for source in found)
         assert output.isolated_sum == pytest.approx(total)
         assert output.additivity == pytest.approx(total / output.nsr)
+        assert output.explained == pytest.approx(output.nsr, rel=0.25)
 
 
 def test_noise_below_an_output_does_not_count_there(model, config):
     """The Sigmoid after output y adds nothing to y."""
-    analysis = run(model(DEEP), replace(config, target="onnxruntime", layers="all"))
+    analysis = run(model(DEEP), replace(config, target="onnxruntime"))
     (sigmoid,) = (row for row in analysis.layers if row.op_type == "Sigmoid")
     assert sigmoid.isolated_by_output["y"] == 0
     assert sigmoid.isolated_by_output["z"] > 0
@@ -160,17 +175,19 @@ def test_threads_change_nothing(model, config):
     assert one.outputs == two.outputs
 
 
-def test_layers_that_were_not_measured_say_so(model, config):
-    """Without --layers all a Sigmoid has no isolated error, and its status tells why."""
+def test_every_layer_with_a_quantizer_is_measured(model, config):
+    """Those that compute and those that do not; a row says on how many samples."""
     analysis = run(model(DEEP), config)
-    (sigmoid,) = (row for row in analysis.layers if row.op_type == "Sigmoid")
-    assert sigmoid.isolated_nsr is None
-    assert "--layers all" in sigmoid.status
-    assert {row.status for row in analysis.layers if row.computing} == {"ok"}
+    carrying = {q.node for q in analysis.plan.quantizers if q.active}
+    assert {row.name for row in analysis.layers if row.isolated_samples} == carrying
+    assert "Sigmoid" in {row.op_type for row in analysis.layers if row.status == "ok"}
+
+
+STAGES = ["load", "calibrate", "simulate", "probe", "balance", "dissect", "diagnose"]
 
 
 def test_stages_are_shown_in_order(model, config):
-    """Progress and timing know the same four stages."""
+    """Progress and timing know the same stages, and what is done in them."""
     seen: list[tuple[str, int]] = []
 
     class Watch:
@@ -186,10 +203,13 @@ def test_stages_are_shown_in_order(model, config):
             seen.append((name, done))
 
     analysis = run(model(DEEP), replace(config, samples=3), progress=Watch())
-    assert [name for name, _ in seen] == ["load", "calibrate", "simulate", "probe"]
-    assert list(analysis.timing) == ["load", "calibrate", "simulate", "probe"]
+    assert [name for name, _ in seen] == STAGES
+    assert list(analysis.timing) == STAGES
     assert dict(seen)["simulate"] == 3
-    assert dict(seen)["probe"] == 3 * sum(row.computing for row in analysis.layers)
+    rows = [row.name for row in analysis.layers if row.isolated_samples]
+    own = {n: {q.key for q in analysis.plan.quantizers if q.node == n and q.active} for n in rows}
+    others = [s for s in analysis.balance.sources if set(s.quantizers) not in own.values()]
+    assert dict(seen)["probe"] == 3 * (len(rows) + len(others))
     assert analysis.peak_rss_bytes > 1_000_000
 
 
@@ -230,3 +250,51 @@ def test_targets_that_do_not_fit_are_left_out_on_request(model, config):
     assert "quantizes no layer" in outcome.refused["tensorrt"]
     with pytest.raises(TargetError, match="quantizes no layer"):
         run_targets(path, config, ["onnxruntime", "tensorrt"])
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Config:
+    np.save(tmp_path / "x.npy", np.random.default_rng(6).random((10, 8, 5, 5), dtype=np.float32))
+    return Config(calib=str(tmp_path / "x.npy"), threads=1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_scores_that_are_all_zero_are_seen(model, pictures, target):
+    """Boxes in pixels and probabilities under one scale: a cosine of 0.999, and no score left."""
+    whole, boxes, scores = run(model(HEADS), replace(pictures, target=target)).outputs
+    assert whole.cosine > 0.999
+    assert [(o.name, o.slice_of, o.lost) for o in (whole, boxes, scores)] == [
+        ("y", None, False), ("y[:, :4]", "y", False), ("y[:, 4:]", "y", True)
+    ]  # fmt: skip
+    assert (scores.nsr, scores.cosine) == (1, 0)
+
+
+def test_slices_asked_for(model, pictures):
+    """They replace what would be cut by itself, do not count twice, and are equal per target."""
+    path = model(HEADS)
+    asked = replace(pictures, slices={"boxes": "y[:, :4]", "first score": "y[:, 4]"}, samples=4)
+    names = ["esp32p4", "onnxruntime", "openvino"]
+    sliced = run_targets(path, asked, names).analyses
+    whole = run_targets(path, replace(pictures, samples=4), names).analyses
+    for found, plain in zip(sliced, whole, strict=True):
+        assert [o.name for o in found.outputs] == ["y", "boxes", "first score"]
+        assert found.outputs[0] == plain.outputs[0]
+        assert found.worst_output == found.outputs[0]
+        assert [r.isolated_nsr for r in found.layers] == [r.isolated_nsr for r in plain.layers]
+        assert found.provenance.config["slices"] == dict(asked.slices)
+        assert found.provenance.model["nodes"] == plain.provenance.model["nodes"] == 4
+
+
+def test_a_slice_that_does_not_fit_is_refused_before_anything_runs(model, pictures, monkeypatch):
+    """Calibrating for minutes first would be unkind."""
+    monkeypatch.setattr(pipeline, "calibrate_all", lambda *a, **k: pytest.fail("calibrates"))
+    with pytest.raises(ConfigError, match="The slice 'part': '9:' reaches beyond axis 1"):
+        run(model(HEADS), replace(pictures, slices={"part": "y[:, 9:]"}))
+
+
+def test_an_input_that_is_an_output_carries_no_noise(model, config):
+    """It is neither measured nor counted in any mean."""
+    text = DEEP.replace("float[N, 8] z)", "float[N, 8] z, float[N, 16] x)")
+    plain, found = (run(model(t), replace(config, samples=8)) for t in (DEEP, text))
+    assert found.outputs == plain.outputs
+    assert found.layers == plain.layers

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from analyzer import probe as stage
 from analyzer.calibrate import calibrate
 from analyzer.graph.suffix import SuffixRuns, Unit
 from analyzer.place import place
-from analyzer.probe import MOST_SAMPLES, probe, units_of
-from analyzer.records import Setting
+from analyzer.probe import MOST_SAMPLES, Isolated, probe, units_for, units_of
+from analyzer.records import Setting, Source
 from analyzer.targets.espdl import ESP32P4
 
 
@@ -130,3 +131,131 @@ def test_no_unit_no_run(net):
     """A plan without computing layers is no error."""
     graph, _ = net
     assert probe(graph, [], samples_of(1), every_sample=True) == {}
+
+
+def test_a_source_that_is_a_row_is_probed_once(net):
+    """Any other source is a unit of its own, with exactly its quantizers."""
+    _, plan = net
+    rows = units_of(plan, plan.layers)
+    (first, *_), quantizers = rows, {q.key: q for q in plan.quantizers}
+    keys = tuple(q.key for q in first.quantizers)
+    rest = tuple(q.key for unit in rows[1:] for q in unit.quantizers)
+    sources = [
+        Source("whole", "layer", ("a",), keys[::-1]),
+        Source("part", "layer", ("a",), keys[:1]),
+        Source("a", "group", ("b", "c"), rest),
+    ]
+    units, names = units_for(plan, rows, sources)
+    assert names == {"whole": first.name, "part": "source part", "a": "source a"}
+    assert units == [
+        *rows,
+        Unit("source part", (quantizers[keys[0]],)),
+        Unit("source a", tuple(quantizers[key] for key in rest)),
+    ]
+
+
+@pytest.fixture
+def noises(monkeypatch):
+    """Return a function: unit -> NSR at output y on every sample; probes are looked up there."""
+
+    def pretend(noise):
+        class Runs:
+            outputs = ("y", "y[:4]")
+            seconds = 1.0  # per sample: as a large model
+
+            def __init__(self, model, units, *, samples):
+                assert list(noise) == [unit.name for unit in units]
+
+            def plain(self, sample):
+                return sample
+
+            def nsr(self, unit, plain):
+                return {"y": noise[unit], "y[:4]": 10 * noise[unit]}
+
+            def drop(self, unit):
+                pass
+
+        monkeypatch.setattr(stage, "SuffixRuns", Runs)
+        monkeypatch.setattr(stage, "unsettled", lambda rows, top: set())
+        model, units = SimpleNamespace(slices={"y[:4]": "y"}), [Unit(name, ()) for name in noise]
+        told = []
+
+        def run(**options):
+            found = probe(model, units, range(9), every_sample=False, step=told.append, **options)
+            assert sum(told) == sum(row.samples for row in found.values())
+            return found
+
+        return run
+
+    return pretend
+
+
+def seen(found, count):
+    return [name for name, row in found.items() if row.samples == count]
+
+
+def test_slices_are_measured_but_not_averaged(noises):
+    """The mean over outputs is one over whole ones."""
+    (found,) = noises({"a": 0.5})().values()
+    assert found.by_output == {"y": 0.5, "y[:4]": 5.0}
+    assert found.nsr == 0.5
+
+
+def test_quiet_units_are_not_probed(noises):
+    """Loudness halves from unit to unit: behind the first 32, less than 1 % can be left."""
+    noise = {f"u{i}": 2.0**-i for i in range(100)}
+    found = noises(noise)(ranked=[], loudness=noise)
+    names = list(noise)
+    # 1 + 1/2 + ... + 1/64 is 99.2 % of 2
+    assert seen(found, 3) == names[:7]
+    assert seen(found, 1) == names[7:32]
+    assert seen(found, 0) == names[32:]
+    assert all(found[name] == Isolated() for name in names[32:])
+
+
+def test_ranked_units_are_probed_however_quiet(noises):
+    """A row of the table that computes is never left out."""
+    noise = {f"u{i}": 2.0**-i for i in range(100)}
+    found = noises(noise)(ranked=["u99", "u50", "gone"], loudness=noise)
+    assert {"u99", "u50"} <= set(seen(found, 3))
+    assert len(seen(found, 0)) == 66
+
+
+@pytest.mark.parametrize(("amplified", "quiet"), [(1, 68), (2, 36), (4, 4)])
+def test_noise_that_is_amplified_keeps_the_probing_going(noises, amplified, quiet):
+    """With a gain of a thousand in more than one of twenty: those to come may have it too.
+
+    One of 32 is rare enough to stop; two are not, but two of 64 are, and four of 96.
+    """
+    loudness = {f"u{i}": 1.0 - i / 1000 for i in range(100)}
+    loud = [f"u{i}" for i in range(amplified)]
+    noise = {name: value * (1000 if name in loud else 1e-6) for name, value in loudness.items()}
+    found = noises(noise)(ranked=[], loudness=loudness)
+    assert seen(found, 3) == loud
+    assert len(seen(found, 0)) == quiet
+
+
+def test_silent_units_are_not_probed(noises):
+    """Without local noise there is nothing that could reach an output."""
+    found = noises({"a": 0.0, "b": 1.0, "c": 0.0})(ranked=[], loudness={"a": 0.0, "b": 1.0})
+    assert {name: row.samples for name, row in found.items()} == {"a": 0, "b": 3, "c": 0}
+
+
+def test_the_few_that_make_the_noise_are_looked_at_longer(noises):
+    """90 + 9.5 of 100 are more than 99 %: the other two keep their one sample."""
+    noise = {"c": 0.1, "a": 90.0, "d": 0.4, "b": 9.5}
+    found = noises(noise)(ranked=[], loudness=noise)
+    assert {name: row.samples for name, row in found.items()} == {"c": 1, "a": 3, "d": 1, "b": 3}
+
+
+def test_only_what_is_booked_counts_as_noise(noises):
+    """Rows that overlap with other units are not added up: a's 90 do not hide b and d."""
+    noise = {"c": 0.1, "a": 90.0, "d": 0.4, "b": 9.5}
+    found = noises(noise)(ranked=[], loudness=noise, booked=["b", "c", "d"])
+    assert {name: row.samples for name, row in found.items()} == {"c": 1, "a": 1, "d": 3, "b": 3}
+
+
+def test_nothing_else_is_left_to_probe(noises):
+    """All units are ranked, and none of them is loud."""
+    found = noises({"a": 0.0, "b": 0.0})(ranked=["a", "b"], loudness={})
+    assert seen(found, 3) == ["a", "b"]

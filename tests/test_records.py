@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from analyzer import records
-from analyzer.records import Analysis, OutputError, Quantizer, sqnr_db
+from analyzer.records import Analysis, Interaction, OutputError, Quantizer, sqnr_db
 
 
 def test_importing_records_imports_no_runtime():
@@ -47,6 +47,24 @@ def test_the_worst_output(values, worst):
     outputs = tuple(OutputError(str(i), v, 0, 0, 0) for i, v in enumerate(values))
     analysis = Analysis(provenance=None, outputs=outputs, layers=(), plan=None)
     assert analysis.worst_output is outputs[worst]
+
+
+def test_a_slice_is_never_the_worst_output():
+    """It is a part of one, and may well be worse than any whole."""
+    outputs = (
+        OutputError("y", 0.1, 0, 0, 0),
+        OutputError("scores", 1.0, 0, 0, 0, slice_of="y"),
+        OutputError("z", 0.2, 0, 0, 0),
+    )
+    analysis = Analysis(provenance=None, outputs=outputs, layers=(), plan=None)
+    assert analysis.worst_output.name == "z"
+
+
+@pytest.mark.parametrize(("together", "effect"), [(0.5, 0.2), (0.25, -0.05), (math.inf, math.inf)])
+def test_the_effect_of_an_interaction(together, effect):
+    """What appears, or vanishes, beyond the two alone."""
+    found = Interaction("y", "a", "b", (), (0.1, 0.2), together, 2)
+    assert found.effect == pytest.approx(effect)
 
 
 @pytest.mark.parametrize(

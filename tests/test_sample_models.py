@@ -11,12 +11,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
+from sample_faults import DATA, NAMED, OTHERS, SAMPLES, evidence, planted
 
 from analyzer.config import resolve
 from analyzer.pipeline import run as analyze
 from analyzer.pipeline import run_quantized
 
-SAMPLES = Path(__file__).parents[1] / "sample_models"
 TWINS = sorted(path.stem for path in SAMPLES.glob("*.json"))
 MODELS = sorted(path.name for path in SAMPLES.glob("*.onnx"))
 
@@ -45,6 +45,20 @@ def run(model: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
     runner = session(model)
     name = runner.get_inputs()[0].name
     return np.stack([runner.run(None, {name: sample[None]})[0][0] for sample in samples])
+
+
+def held_out(name: str) -> np.ndarray:
+    if name.startswith("digits_dw"):
+        return np.load(SAMPLES / "digits_dw_eval" / "inputs.npz")["input"][:100]
+    return read_images(SAMPLES / "blobs_det_eval")
+
+
+def joined(model: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
+    """Return all outputs of each sample behind each other on the channel axis."""
+    runner = session(model)
+    name = runner.get_inputs()[0].name
+    each = [np.concatenate(runner.run(None, {name: sample[None]}), axis=1) for sample in samples]
+    return np.concatenate(each)
 
 
 def largest(model: onnx.ModelProto, tensor: str, samples: np.ndarray) -> float:
@@ -94,13 +108,52 @@ def test_ground_truth_names_nodes_of_the_graph(twin: str):
     assert truth["isolated"]["ratio"] >= 50
 
 
+@pytest.mark.parametrize("name", [*NAMED, *OTHERS])
+def test_every_planted_fault_leaves_the_fp32_function_alone(name: str, tmp_path: Path):
+    """Calibration and held-out inputs give the outputs of the clean twin, or their parts."""
+    case = planted(name, tmp_path)
+    samples = np.concatenate([calibration(name), held_out(name)])
+    faulty = joined(onnx.load(case.faulty), samples)
+    clean = joined(onnx.load(case.clean), samples)
+    largest_value = np.abs(clean).max((0, *range(2, clean.ndim)))
+    assert (np.abs(faulty - clean).max((0, *range(2, clean.ndim))) <= 1e-4 * largest_value).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if spot.model == "blobs_det" else [])
+        for name, spot in {
+            **NAMED,
+            "blobs_det_long_softmax": OTHERS["blobs_det_long_softmax"],
+        }.items()
+    ],
+)
+def test_noise_of_one_quantizer_at_a_time_confirms_the_place(name: str, tmp_path: Path):
+    """By code that is not qanalyze, the planted layer makes more noise than any other."""
+    case = planted(name, tmp_path)
+    measured = evidence(case.spot, onnx.load(case.faulty), case.truth["layers"])
+    assert measured["ratio"] > (1.5 if case.spot.fault == "long_softmax" else 50)
+
+
+@pytest.mark.parametrize("name", [n for n, spot in OTHERS.items() if spot.fault in DATA])
+def test_data_of_a_fault_are_as_far_off_as_they_say(name: str, tmp_path: Path):
+    """The calibration data are the clean ones, a given factor smaller or larger."""
+    case = planted(name, tmp_path)
+    changed = next(iter(np.load(Path(case.faulty_run["calib"]) / "inputs.npz").values()))
+    clean = calibration(name)
+    factor = case.truth["factor"]
+    times = factor if case.spot.fault == "foreign_calibration" else 1 / factor
+    np.testing.assert_allclose(changed[: len(clean)], clean * times, rtol=1e-6)
+
+
 @pytest.mark.parametrize("target", ["esp32p4", "onnxruntime"])
 @pytest.mark.parametrize("twin", TWINS)
 def test_planted_layer_ranks_first(twin: str, target: str):
     """The worst isolated row is a planted layer, at least twice as bad as any other layer."""
     truth = truth_of(twin)
     calib = str(SAMPLES / Path(truth["clean"]).stem)
-    config = resolve({"calib": calib, "target": target, "layers": "all", "samples": 8})
+    config = resolve({"calib": calib, "target": target, "samples": 8})
     rows = {row.name: row.isolated_nsr for row in analyze(SAMPLES / f"{twin}.onnx", config).layers}
     planted = max(rows[name] or 0 for name in truth["layers"] if name in rows)
     others = max(nsr or 0 for name, nsr in rows.items() if name not in truth["layers"])

@@ -15,7 +15,7 @@ from analyzer import simulate as stage
 from analyzer.calibrate import calibrate
 from analyzer.place import place
 from analyzer.records import Setting
-from analyzer.simulate import simulate
+from analyzer.simulate import simulate, simulate_all
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.onnxruntime import ONNXRUNTIME
 
@@ -189,3 +189,36 @@ def test_without_quantizers_nothing_is_lost(net):
     result = simulate(graph, replace(plan, quantizers=()), samples_of(2))
     assert {sums.nsr for sums in result.graphwise.values()} == {0.0}
     assert result.local == {}
+
+
+@pytest.mark.parametrize("allowance", [1 << 26, 600, 0], ids=["whole", "parts", "every node"])
+def test_outputs_are_shown_as_they_are_made(net, monkeypatch, allowance):
+    """Every sample in order: FP32 outputs, those of every plan; one is read inside."""
+    monkeypatch.setattr(stage, "SEGMENT_BYTES", allowance)
+    graph, plan = calibrated(net, ESP32P4)
+    plans, samples, shown = [replace(plan, quantizers=()), plan], samples_of(3, seed=8), []
+
+    def watch(*seen):
+        shown.append(seen)
+
+    simulate_all(graph, plans, samples, workers=2, watch=watch)
+    assert [index for index, _, _ in shown] == [0, 1, 2]
+    for index, plain, noisy in shown:
+        assert len(noisy) == 2
+        for found, quantizers in ((plain, ()), (noisy[0], ()), (noisy[1], plan.quantizers)):
+            expected = by_node(graph, quantizers, samples[index])
+            assert list(found) == ["s", "y"]
+            for name, values in found.items():
+                np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_errors_of_every_sample_are_kept_for_outputs(net):
+    """Their mean is the accumulated error; inner tensors keep their sums only."""
+    graph, plan = calibrated(net, ESP32P4)
+    samples = samples_of(3, seed=9)
+    result = simulate(graph, plan, samples)
+    assert set(result.output_by_sample) == {"s", "y"}
+    for name, rows in result.output_by_sample.items():
+        alone = [simulate(graph, plan, [sample]).graphwise[name].nsr for sample in samples]
+        assert rows == alone
+        assert result.graphwise[name].nsr == pytest.approx(np.mean(rows), rel=1e-12)

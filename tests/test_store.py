@@ -20,15 +20,20 @@ from analyzer import store
 from analyzer.errors import StoreError
 from analyzer.records import (
     Analysis,
+    Balance,
     Change,
     DataInfo,
     Finding,
+    Interaction,
     LayerError,
     OutputError,
     Proposal,
     Provenance,
     Quantizer,
     QuantPlan,
+    Source,
+    Step,
+    TaskScore,
 )
 from analyzer.store import load_analysis, to_json, write_json
 
@@ -42,10 +47,14 @@ def make(**changes: Any) -> Analysis:
             0, {"limit": math.inf, "text": "inf", "slash": "\\nan", "none": None, "d": [{"a": 1}]},
             {"numpy": "2"},
         ),
-        (OutputError("y", 0.1, 10.0, 0.95, 1.5, 0.09, 0.9),),
+        (
+            OutputError("y", 0.1, 10.0, 0.95, 1.5, 0.09, 0.9, 0.1),
+            OutputError("y[0]", 1.0, 0.0, 0.0, 1.5, slice_of="y", lost=True),
+        ),
         (
             LayerError("a", "Conv", ("a", "bn"), True, 10, "int8", 0.1, 0.99, 10.0, 2.0, 0.05, 0.1,
-                       (0.09, 0.12), 4, {"y": 0.1}, {"weight": 0.5}, "g", "ok", ("QA103",)),
+                       (0.09, 0.12), 4, {"y": 0.1}, {"weight": 0.5}, "g", "ok", ("QA103",),
+                       ((3, 0.5), (0, 0.25))),
             LayerError("b", "Add", local_nsr=math.inf, graphwise_nsr=math.nan, status="failed"),
         ),
         QuantPlan(
@@ -60,7 +69,7 @@ def make(**changes: Any) -> Analysis:
             ),
             ("note",),
         ),
-        (Finding("QA101", None, {"k": [1, math.nan, "x"]}, "advice"),),
+        (Finding("QA101", None, {"k": [1, math.nan, "x"]}, "advice", 0.25),),
         (
             Proposal("p", True, (Change("precision", "a", "int8", "int16", 0.1, 0.2, None),), 0.1,
                      {"y": 0.1}, {"y": 0.01}, {"top1": 0.5}, {"top1": 0.7}),
@@ -68,6 +77,20 @@ def make(**changes: Any) -> Analysis:
         {"probe": 1.25, "load": 0.5},
         123,
         ("careful",),
+        Balance(
+            (
+                Source("g", "group", ("a", "b"), (("a", "out0"), ("b", "in0")), 0.1,
+                       (0.05, 0.2), 3, {"y": 0.1}, alignment_price=-0.01),
+                Source("b", "layer", ("b",), (("b", "out0"),), status="not probed"),
+            ),
+            (
+                Interaction("y", "g", None, ("b",), (0.1, math.inf), 0.3, 2),
+                Interaction("y", "g", "b", (), (0.1, 0.2), 0.3, 2),
+            ),
+            (Step("a", 1, {"y": 0.05}), Step("b", 2, {"y": 0.1})),
+        ),
+        (TaskScore("top-1", 0.5, 0.75, "labels", 4, ("y",)),
+         TaskScore("cosine", 0.5, None, "fp32", 4)),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -147,21 +170,27 @@ def test_file_keeps_the_contract() -> None:
 
 
 def test_layers_have_a_line_each() -> None:
-    """A diff of two analyses points at the layers that changed."""
+    """A diff of two analyses points at the layers and sources that changed."""
     lines = to_json(make()).splitlines()
     assert sum('"op_type"' in line for line in lines) == 2
+    assert sum('"alignment_price"' in line for line in lines) == 2
 
 
 def test_fields_beyond_the_contract_may_be_missing(tmp_path: Path) -> None:
     """An older file without later fields loads, and unknown keys of a newer one are ignored."""
     document = json.loads(to_json(make()))
-    del document["warnings"]
+    for key in ("warnings", "balance", "task"):
+        del document[key]
+    del document["outputs"][0]["slice_of"]
+    del document["findings"][0]["gain"]
     del document["layers"][0]["graphwise_cosine"]
     document["layers"][0]["from_the_future"] = 1
     path = tmp_path / "a.json"
     path.write_text(json.dumps(document))
     loaded = load_analysis(path)
-    assert loaded.warnings == ()
+    assert (loaded.warnings, loaded.balance, loaded.task) == ((), None, ())
+    assert loaded.outputs[0].slice_of is None
+    assert loaded.findings[0].gain is None
     assert loaded.layers[0].graphwise_cosine is None
 
 
@@ -203,6 +232,11 @@ def put(value: Any, *keys: Any) -> Any:
         (damaged(drop("layers", 1, "graphwise_nsr")), "'layers[1].graphwise_nsr' is missing"),
         (damaged(drop("outputs", 0, "nsr")), "'outputs[0].nsr' is missing"),
         (damaged(put([], "outputs")), "'outputs' is [], expected at least one graph output"),
+        (damaged(put("z", "outputs", 0, "slice_of")), "is ['y', 'y[0]'], expected at least one"),
+        (damaged(put("layers", "balance", "sources", 0, "kind")), "'layer' or 'group'"),
+        (damaged(drop("balance", "sources", 0, "quantizers")), "quantizers' is missing"),
+        (damaged(put(["a"], "balance", "sources", 0, "quantizers", 0)), "expected 2 values"),
+        (damaged(put("us", "task", 0, "against")), "'fp32' or 'labels'"),
         (damaged(put("x", "outputs", 0, "nsr")), "'outputs[0].nsr' is 'x', expected a number"),
         (damaged(put(True, "outputs", 0, "nsr")), "is True, expected a number"),
         (damaged(put(10**400, "outputs", 0, "nsr")), "expected a number within 64 bits"),

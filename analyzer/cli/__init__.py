@@ -94,6 +94,16 @@ def _list_targets(asked: bool) -> None:
         raise typer.Exit
 
 
+def _explain(code: str | None) -> None:
+    if code is not None:
+        import shutil
+
+        from analyzer.codes import page
+
+        print(page(code, shutil.get_terminal_size().columns))  # noqa: T201
+        raise typer.Exit
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def analyze(
     model: Annotated[
@@ -272,12 +282,42 @@ def analyze(
             rich_help_panel=MEASURING,
         ),
     ] = None,
-    layers: Annotated[
+    slice_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            help="Look at a part of an output by itself: boxes=output0[:, :4]; may be given "
+            "several times.",
+            metavar="NAME=EXPR",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    labels: Annotated[
         str | None,
         typer.Option(
-            help=r"Isolated errors of computing layers, or all. \[default: computing]",
-            envvar="QANALYZE_LAYERS",
-            metavar="computing|all",
+            help="True answers for the task metric: a .csv of names and classes, a folder of "
+            "YOLO .txt files, or a COCO .json.",
+            envvar="QANALYZE_LABELS",
+            metavar="PATH",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What the outputs mean: classification, detection, embedding, tokens, none. "
+            r"\[default: auto]",
+            envvar="QANALYZE_TASK",
+            metavar="NAME",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own task metric.",
+            envvar="QANALYZE_METRIC",
+            metavar="MODULE:FUNCTION",
             rich_help_panel=MEASURING,
         ),
     ] = None,
@@ -313,7 +353,7 @@ def analyze(
     show_all: Annotated[
         bool,
         typer.Option(
-            "--all", help="Print every layer, not the ten worst.", rich_help_panel=OUTPUT
+            "--all", help="Print everything, not the worst only.", rich_help_panel=OUTPUT
         ),
     ] = False,
     quiet: Annotated[
@@ -332,6 +372,16 @@ def analyze(
             rich_help_panel=INFO,
         ),
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            help="Print what a finding's code means.",
+            callback=_explain,
+            is_eager=True,
+            metavar="CODE",
+            rich_help_panel=INFO,
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option(
@@ -345,7 +395,7 @@ def analyze(
 ) -> int:
     """Tell where INT8 noise in MODEL comes from: run it in FP32 and as TARGET would quantize it.
 
-    Writes report.html, analysis.json and layers.csv into --out.
+    Writes report.html, analysis.json, layers.csv and sources.csv into --out.
     """
     given = {
         "calib": calib, "eval": eval_, "shapes": shape or None, "calib_samples": calib_samples,
@@ -354,7 +404,8 @@ def analyze(
         "channels": channels, "layout": layout, "antialias": antialias, "target": target,
         "quantized": quantized, "calibration": calibration, "precision": precision,
         "dispatch": dispatch or None, "granularity": granularity, "samples": samples,
-        "layers": layers, "threads": threads, "max_nsr": max_nsr,
+        "slices": slice_ or None, "labels": labels, "task": task, "metric": metric,
+        "threads": threads, "max_nsr": max_nsr,
     }  # fmt: skip
     from analyzer.cli.run import run
 

@@ -206,7 +206,7 @@ class StreamSource:
 
 def _factory(name: str) -> tuple[Callable[[], Iterable[object]], bool]:
     """Return what starts a pass over the stream, and whether it may be called again."""
-    found = _import(name)
+    found = import_named(name)
     if isinstance(found, _Reader) and not isinstance(found, type):
         return _replay(name, lambda: found), hasattr(found, "rewind")
     if callable(found):
@@ -258,7 +258,12 @@ def _drain(reader: _Reader) -> Iterator[object]:
         yield item
 
 
-def _import(name: str) -> object:
+def import_named(name: str) -> object:
+    """Import `module:attribute`, with the working directory on the search path.
+
+    Raises:
+        DataError: if it cannot be imported.
+    """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
