@@ -28,6 +28,11 @@ def calibration(name: str) -> np.ndarray:
     return read_images(HERE / name)
 
 
+def evaluation(name: str) -> np.ndarray:
+    """Return the held-out samples of `digits_dw` or `blobs_det`, like `calibration`."""
+    return calibration(f"{name}_eval")
+
+
 def read_images(folder: Path) -> np.ndarray:
     """Return the PNG files of a folder, by name, as float32 NCHW in 0..1."""
     images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
@@ -118,40 +123,96 @@ def with_quantizer(model: onnx.ModelProto, tensor: str, scale: float) -> onnx.Mo
     return copy
 
 
-def activation_noise(model: onnx.ModelProto, samples: np.ndarray) -> dict[str, float]:
-    """Return node name -> output NSR with only this node's activation quantized, worst first."""
+def activation_noise(
+    model: onnx.ModelProto,
+    samples: np.ndarray,
+    *,
+    calibrated: np.ndarray | None = None,
+    probabilities: float | None = None,
+) -> dict[str, float]:
+    """Return node name -> output NSR with only this node's activation quantized, worst first.
+
+    Args:
+        model: its first output counts.
+        samples: what the noise is measured on.
+        calibrated: samples whose largest magnitudes give the scales, if others.
+        probabilities: scale of every Softmax, if not by its largest value.
+    """
     rows = quantized_tensors(model)
     clean = run(model, samples)[0]
     tensors = list(dict.fromkeys(rows.values()))
-    values = run(with_outputs(model, tensors), samples, tensors)
-    largest = {name: np.abs(value).max() for name, value in zip(tensors, values, strict=True)}
+    seen = run(
+        with_outputs(model, tensors), samples if calibrated is None else calibrated, tensors
+    )
+    scales = {
+        name: float(power_of_two_scale(np.abs(value).max()))
+        for name, value in zip(tensors, seen, strict=True)
+    }
+    if probabilities:
+        softmaxes = [node.output[0] for node in model.graph.node if node.op_type == "Softmax"]
+        scales |= dict.fromkeys(softmaxes, probabilities)
     noise = {
-        node: nsr(
-            run(with_quantizer(model, name, float(power_of_two_scale(largest[name]))), samples)[0],
-            clean,
-        )
+        node: nsr(run(with_quantizer(model, name, scales[name]), samples)[0], clean)
         for node, name in rows.items()
     }
     return dict(sorted(noise.items(), key=lambda row: -row[1]))
 
 
-def weight_noise(model: onnx.ModelProto, samples: np.ndarray) -> dict[str, float]:
-    """Return node name -> output NSR with only this Conv's weights quantized, per channel."""
-    clean = run(model, samples)[0]
+def weight_noise(
+    model: onnx.ModelProto, samples: np.ndarray, *, per_tensor: bool = False
+) -> dict[str, float]:
+    """Return node name -> output NSR with only this Conv's weights quantized, worst first.
+
+    Args:
+        model: its first output counts.
+        samples: what the noise is measured on.
+        per_tensor: one scale for all weights of a Conv; else one for each output channel.
+    """
     noise = {}
     for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        weight = next(item for item in copy.graph.initializer if item.name == node.input[1])
-        value = numpy_helper.to_array(weight)
-        largest = np.abs(value).max(axis=(1, 2, 3), keepdims=True)
-        scale = power_of_two_scale(largest).astype(np.float32)
-        value = np.clip(np.round(value / scale), -128, 127) * scale
-        weight.CopyFrom(numpy_helper.from_array(value, weight.name))
-        noise[node.name] = nsr(run(copy, samples)[0], clean)
+        if node.op_type == "Conv":
+            value = constant(model, node.input[1])
+            largest = np.abs(value).max(axis=None if per_tensor else (1, 2, 3), keepdims=True)
+            scale = power_of_two_scale(largest).astype(np.float32)
+            value = np.clip(np.round(value / scale), -128, 127) * scale
+            noise[node.name] = nsr_with(model, samples, node.input[1], value)
     return dict(sorted(noise.items(), key=lambda row: -row[1]))
+
+
+def bias_noise(model: onnx.ModelProto, samples: np.ndarray, bits: int) -> dict[str, float]:
+    """Return node name -> output NSR with only this Conv's bias quantized, worst first.
+
+    Args:
+        model: its first output counts.
+        samples: what the noise is measured on, and what the inputs' scales stand on.
+        bits: of a bias, in steps of input scale times weight scale, both per tensor.
+    """
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    tensors = list(dict.fromkeys(node.input[0] for node in convs))
+    seen = run(with_outputs(model, tensors), samples, tensors)
+    largest = {name: np.abs(value).max() for name, value in zip(tensors, seen, strict=True)}
+    noise = {}
+    for node in convs:
+        reach = np.abs(constant(model, node.input[1])).max()
+        step = power_of_two_scale(largest[node.input[0]]) * power_of_two_scale(reach)
+        limit = 2 ** (bits - 1)
+        value = np.clip(np.round(constant(model, node.input[2]) / step), -limit, limit - 1) * step
+        noise[node.name] = nsr_with(model, samples, node.input[2], value.astype(np.float32))
+    return dict(sorted(noise.items(), key=lambda row: -row[1]))
+
+
+def constant(model: onnx.ModelProto, name: str) -> np.ndarray:
+    """Return the value of an initializer."""
+    return numpy_helper.to_array(next(i for i in model.graph.initializer if i.name == name))
+
+
+def nsr_with(model: onnx.ModelProto, samples: np.ndarray, name: str, value: np.ndarray) -> float:
+    """Return the output NSR with another value of one initializer."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    changed = next(item for item in copy.graph.initializer if item.name == name)
+    changed.CopyFrom(numpy_helper.from_array(value, name))
+    return nsr(run(copy, samples)[0], run(model, samples)[0])
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ def show(
     analysis: Analysis, format_: Format, report: Path, *, show_all: bool, quiet: bool
 ) -> None:
     """Write one result to stdout."""
-    from analyzer.report.tables import render_csv, render_markdown
+    from analyzer.report.markdown import render_markdown
+    from analyzer.report.spreadsheets import render_csv
     from analyzer.store import to_json
 
     if format_ is Format.TABLE:
@@ -85,9 +86,11 @@ def _write(text: str) -> None:
 def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> str:
     from rich.console import Console
 
+    from analyzer.codes import CODES
     from analyzer.report.terminal import render_terminal
 
     console = Console()
+    first = next((f for f in analysis.findings if f.code in CODES), None)
     with console.capture() as shown:  # rich would end the program when a pipe breaks
         render_terminal(
             analysis,
@@ -95,20 +98,6 @@ def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> 
             show_all=show_all,
             quiet=quiet,
             report=report,
-            next_command=_next_command(analysis),
+            next_command=f"qanalyze --explain {first.code}" if first else None,
         )
     return shown.get()
-
-
-def _next_command(analysis: Analysis) -> str | None:
-    """Suggest to look at all layers where those that compute do not explain the noise."""
-    from analyzer.report.tables import ADDITIVE
-
-    additivity = analysis.worst_output.additivity
-    if (
-        additivity is None
-        or additivity >= ADDITIVE[0]
-        or analysis.provenance.config.get("layers") != "computing"
-    ):
-        return None
-    return f"{analysis.provenance.command} --layers all"

@@ -73,11 +73,14 @@ def run_trials(
     found: dict[str, list[Nsr]] = {unit.name: [] for unit in units}
     bases = []
     with ThreadPoolExecutor(workers) as pool:
-        for position, sample in enumerate(samples):
-            plain = runs.plain(sample)
+        # one sample ahead, so that workers do not wait for the base run
+        coming = [pool.submit(runs.plain, sample) for sample in samples[:2]]
+        for position in range(len(samples)):
+            plain = coming.pop(0).result()
             bases.append(dict(plain.nsr))
             last = position == len(samples) - 1
             jobs = [(name, pool.submit(_one, runs, name, plain, drop=last)) for name in found]
+            coming += [pool.submit(runs.plain, s) for s in samples[position + 2 : position + 3]]
             for name, job in jobs:
                 found[name].append(job.result())
                 step(1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzer.records import Analysis
-from analyzer.report import tables
+from analyzer.report import markdown, tables, wording
 from analyzer.report.columns import Column, Row, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def common_layers(analyses: Sequence[Analysis]) -> list[CommonLayer]:
             nodes = row.source_nodes or (row.name,)
             known = next((names[node] for node in nodes if node in names), None)
             key = known or (nodes[0], row.op_type)
-            names.update(dict.fromkeys(nodes, key))
+            for node in nodes:
+                names.setdefault(node, key)  # two layers here may be one that another target fuses
             of_layer = errors.setdefault(key[0], {})
             target = name_of(analysis)
             # two rows of one target may stand for one node of the user's (a split layer)
@@ -101,16 +102,16 @@ def render_comparison(
     analyses = _best_first(comparison.analyses)
     if quiet:
         for analysis in analyses:
-            line = f"{name_of(analysis)}: {tables.verdict(analysis)}"
+            line = f"{name_of(analysis)}: {wording.verdict(analysis)}"
             print_line(console, Text(tables.printable(line), style="bold"))
         return
     if analyses:
-        head = tables.headline(analyses[0])
+        head = wording.headline(analyses[0])
         head[2] = tables.plural(len(analyses), "target")
         del head[1]
         print_line(console, Text(" · ".join(head), style="bold"))
         print_line(console, Text())
-        print_rows(console, _target_columns(), analyses)
+        print_rows(console, _target_columns(analyses), analyses)
         print_line(console, Text())
         layers = common_layers(analyses)
         shown = layers if show_all else layers[:WORST]
@@ -133,11 +134,11 @@ def render_comparison_markdown(comparison: Comparison) -> str:
     analyses = _best_first(comparison.analyses)
     layers = common_layers(analyses)
     lines = [
-        *_markdown(_target_columns(), analyses),
+        *_markdown(_target_columns(analyses), analyses),
         "",
         *_markdown(_layer_columns(analyses), layers),
         "",
-        *(f"- Left out {tables.escape(f'{t}: {why}')}" for t, why in comparison.refused.items()),
+        *(f"- Left out {markdown.escape(f'{t}: {why}')}" for t, why in comparison.refused.items()),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -147,12 +148,12 @@ def _markdown(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[str]:
     rule = [":---" if column.is_text else "---:" for column in columns]
     cells = [
         [
-            tables.code(c.text(row)) if c is columns[0] else tables.escape(c.text(row))
+            markdown.code(c.text(row)) if c is columns[0] else markdown.escape(c.text(row))
             for c in columns
         ]
         for row in rows
     ]
-    titles = [tables.escape(column.title) for column in columns]
+    titles = [markdown.escape(column.title) for column in columns]
     return [f"| {' | '.join(line)} |" for line in (titles, rule, *cells)]
 
 
@@ -160,7 +161,7 @@ def render_comparison_csv(comparison: Comparison) -> str:
     """Return one line per target and output; NSRs are plain ratios."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = ("nsr", "sqnr_db", "cosine", "max_abs", "isolated_sum", "additivity")
+    columns = ("nsr", "sqnr_db", "cosine", "max_abs", "isolated_sum", "additivity", "explained")
     writer.writerow(["target", "output", *columns])
     for analysis in _best_first(comparison.analyses):
         for output in analysis.outputs:
@@ -180,8 +181,18 @@ def render_comparison_json(comparison: Comparison) -> str:
                 "quantizers": active_quantizers(analysis),
                 "outputs": [
                     {"name": o.name, "nsr": _number(o.nsr), "sqnr_db": _number(o.sqnr_db),
-                     "cosine": _number(o.cosine), "additivity": _number(o.additivity)}
+                     "cosine": _number(o.cosine), "additivity": _number(o.additivity),
+                     "explained": _number(o.explained), "slice_of": o.slice_of, "lost": o.lost}
                     for o in analysis.outputs
+                ],
+                "task": [
+                    {"name": s.name, "value": _number(s.value), "against": s.against,
+                     "reference": _number(s.reference), "samples": s.samples}
+                    for s in analysis.task
+                ],
+                "findings": [
+                    {"code": f.code, "layer": f.layer, "gain": _number(f.gain)}
+                    for f in analysis.findings
                 ],
             }
             for analysis in _best_first(comparison.analyses)
@@ -209,25 +220,52 @@ def _best_first(analyses: Sequence[Analysis]) -> list[Analysis]:
     return sorted(analyses, key=noise)
 
 
-def _target_columns() -> list[Column[Analysis]]:
+def answer(analysis: Analysis) -> str:
+    """Return the first score of the task, with its name; empty where the task is not known."""
+    if not analysis.task:
+        return ""
+    score = analysis.task[0]
+    return f"{tables.printable(score.name)} {wording.value(score, score.value)}"
+
+
+def top_cause(analysis: Analysis) -> str:
+    """Return code, gain and place of the cause whose removal brought most, if any did."""
+    for finding in analysis.findings:
+        if finding.gain is None or finding.gain < 0.005:
+            continue
+        place = f" {finding.layer}" if finding.layer else ""
+        return tables.printable(f"{finding.code} {tables.share(finding.gain)}{place}")
+    return ""
+
+
+def _target_columns(analyses: Sequence[Analysis]) -> list[Column[Analysis]]:
     def worst_layer(analysis: Analysis) -> str:
         first = tables.rank(analysis.layers)[0]
         if first.isolated_nsr is None:
             return tables.NOT_MEASURED
         return f"{tables.printable(first.name)} {tables.percent(first.isolated_nsr)}"
 
-    return [
+    columns = [
         Column("target", name_of, is_text=True),
-        Column("worst output", lambda a: tables.printable(a.worst_output.name), drop=5,
+        Column("worst output", lambda a: tables.printable(a.worst_output.name), drop=6,
                is_text=True),
         Column("NSR", lambda a: tables.percent(a.worst_output.nsr),
                nsr=lambda a: a.worst_output.nsr),
         Column("SQNR", lambda a: tables.decibel(a.worst_output.sqnr_db)),
-        Column("cosine", lambda a: tables.cosine(a.worst_output.cosine), drop=3),
-        Column("additivity", lambda a: tables.ratio(a.worst_output.additivity), drop=4),
+        Column("answer", answer, drop=7, is_text=True),
+        Column("cosine", lambda a: tables.cosine(a.worst_output.cosine), drop=4),
+        Column("additivity", lambda a: tables.ratio(a.worst_output.additivity), drop=3),
         Column("quantizers", lambda a: f"{active_quantizers(a):,}", drop=2),
+        Column("findings", lambda a: f"{len(a.findings):,}", drop=3),
+        Column("top cause", top_cause, drop=5, is_text=True),
         Column("worst layer", worst_layer, drop=1, is_text=True),
     ]  # fmt: skip
+    empty = {
+        "answer": not any(analysis.task for analysis in analyses),
+        "findings": not any(analysis.findings for analysis in analyses),
+        "top cause": not any(map(top_cause, analyses)),
+    }
+    return [column for column in columns if not empty.get(column.title, False)]
 
 
 def _layer_columns(analyses: Sequence[Analysis]) -> list[Column[CommonLayer]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run: an `Analysis` in, `report.html`, `analysis.json`, `layers.csv` out."""
+"""The files of a run: an `Analysis` in, `report.html`, `analysis.json` and CSV out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analyzer.records import Analysis
 from analyzer.report.html import render_html
-from analyzer.report.tables import render_csv
+from analyzer.report.spreadsheets import render_csv, render_sources_csv
 from analyzer.store import to_json, write_files
 
 
@@ -24,6 +24,7 @@ def write_reports(analysis: Analysis, out: Path) -> dict[str, Path]:
         "report.html": render_html(analysis),
         "analysis.json": to_json(analysis),
         "layers.csv": render_csv(analysis),
+        "sources.csv": render_sources_csv(analysis),
     }
     paths = {name: Path(out) / name for name in texts}
     write_files({paths[name]: text for name, text in texts.items()})

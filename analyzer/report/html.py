@@ -9,48 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from analyzer.codes import CODES
-from analyzer.records import Analysis, DataInfo, LayerError, Quantizer
-from analyzer.report import tables
+from analyzer.records import Analysis, Quantizer
+from analyzer.report import ledger, tables, view, wording
 from analyzer.store import to_json
 
 # The page shall stay below 1 MB for a model of 100 layers; per-channel scales can fill more.
 _DOWNLOAD_LIMIT = 400_000  # bytes of base64
-_FLOOR, _CEILING = 1e-6, 1.0  # NSRs at the two ends of an inline bar
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A measured value in the table of layers.
-
-    Attributes:
-        text: with its unit, or a dash.
-        sort: what the script sorts by, empty if not measured.
-        bar: width of the inline bar in percent, None for no bar.
-    """
-
-    text: str
-    sort: str
-    bar: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One layer as the template shows it."""
-
-    layer: LayerError
-    order: int
-    cells: tuple[_Cell, ...]
-    status: str
-    by_output: tuple[tuple[str, str], ...]
-    parts: tuple[tuple[str, str], ...]
 
 
 def render_html(analysis: Analysis) -> str:
@@ -72,21 +41,24 @@ def render_html(analysis: Analysis) -> str:
         cosine=tables.cosine,
         number=tables.number,
         ratio=tables.ratio,
+        share=tables.share,
+        signed=tables.signed,
+        score=wording.value,
         duration=tables.duration,
         name=tables.printable,
         scale=_scale,
         shapes=_shapes,
-        value=_value,
+        value=view.value,
     )
     script = _asset("report.js")
     # Markup: these two files are ours, and escaping would break them.
     page = environment.get_template("report.html.j2").render(
         analysis=analysis,
-        codes=CODES,
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
         style=Markup(_asset("report.css")),  # noqa: S704
         plots=_plots(analysis),
+        waterfall=_waterfall(analysis),
         download=_download(analysis),
         **_view(analysis),
     )
@@ -95,60 +67,28 @@ def render_html(analysis: Analysis) -> str:
 
 
 def _view(analysis: Analysis) -> dict[str, Any]:  # Any: what the template reads
-    worst = analysis.worst_output
-    ranked = tables.rank(analysis.layers)
-    order = {id(layer): index for index, layer in enumerate(analysis.layers)}
+    cards, more = view.cards(analysis)
     return {
-        "headline": tables.headline(analysis),
-        "verdict": tables.verdict(analysis),
-        "worst": worst,
-        "balance": tables.balance(worst),
-        "additive": tables.ADDITIVE,
-        "rows": [_row(layer, order[id(layer)]) for layer in ranked],
+        "headline": wording.headline(analysis),
+        "verdict": wording.verdict(analysis),
+        "answer": wording.answer(analysis.task),
+        "worst": analysis.worst_output,
+        "whole": [output for output in analysis.outputs if output.slice_of is None],
+        "outputs": ledger.in_families(analysis.outputs),
+        "additive": ledger.ADDITIVE,
+        "cards": cards,
+        "more_cards": more,
+        "ledgers": view.ledgers(analysis),
+        "rises": view.rises(analysis),
+        "makeups": view.makeups(analysis),
+        "origins": wording.ORIGINS,
+        "kinds": wording.KINDS,
+        "lost": wording.LOST,
+        "rows": view.rows(analysis),
+        "places": {layer.name: index for index, layer in enumerate(analysis.layers)},
         "model": {k: v for k, v in analysis.provenance.model.items() if k != "notes"},
-        "notes": _notes(analysis),
+        "notes": view.notes(analysis),
     }
-
-
-def _row(layer: LayerError, order: int) -> _Row:
-    errors = (layer.isolated_nsr, layer.local_nsr, layer.graphwise_nsr)
-    return _Row(
-        layer=layer,
-        order=order,
-        cells=(
-            *(_Cell(tables.percent(nsr), _sort_key(nsr), _bar(nsr)) for nsr in errors),
-            _Cell(tables.cosine(layer.graphwise_cosine), _sort_key(layer.graphwise_cosine)),
-        ),
-        status="" if layer.status == "ok" else layer.status,
-        by_output=tuple((k, tables.percent(v)) for k, v in layer.isolated_by_output.items()),
-        parts=tuple((k, f"{100 * v:.1f} %") for k, v in layer.parts.items()),
-    )
-
-
-def _sort_key(value: float | None) -> str:
-    """A number as JavaScript reads it; NaN counts as the worst value there is."""
-    if value is None:
-        return ""
-    if math.isfinite(value):
-        return repr(float(value))
-    return "-Infinity" if value < 0 else "Infinity"
-
-
-def _bar(nsr: float | None) -> str | None:
-    if nsr is None or nsr <= 0:
-        return None
-    nsr = _CEILING if math.isnan(nsr) else min(max(nsr, _FLOOR), _CEILING)
-    return f"{100 * math.log(nsr / _FLOOR) / math.log(_CEILING / _FLOOR):.0f}"
-
-
-def _notes(analysis: Analysis) -> list[str]:
-    notes = analysis.provenance.model.get("notes", ())
-    loading = [str(note) for note in notes] if isinstance(notes, list | tuple) else [str(notes)]
-    return [*loading, *analysis.plan.notes, *_skipped(analysis.provenance.data)]
-
-
-def _skipped(data: Iterable[DataInfo]) -> list[str]:
-    return [f"{info.role} data skipped: {entry}" for info in data for entry in info.skipped]
 
 
 def _plots(analysis: Analysis) -> list[dict[str, str | None]]:
@@ -187,6 +127,13 @@ def _plots(analysis: Analysis) -> list[dict[str, str | None]]:
     ]
 
 
+def _waterfall(analysis: Analysis) -> str | None:
+    from analyzer.report.plots import steps_plot
+
+    svg = steps_plot(analysis)
+    return None if svg is None else _data_uri("image/svg+xml", svg)
+
+
 def _download(analysis: Analysis) -> str | None:
     """The analysis as a link, None where it would make the page too large to mail."""
     uri = _data_uri("application/json", to_json(analysis))
@@ -220,14 +167,3 @@ def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(
         f"{tables.printable(name)} {' x '.join(map(str, shape))}" for name, shape in shapes.items()
     )
-
-
-def _value(value: object) -> str:
-    """A configuration value for reading: text as it is, numbers grouped, the rest as JSON."""
-    if isinstance(value, str):
-        return tables.printable(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return tables.printable(json.dumps(value, ensure_ascii=False, default=str))

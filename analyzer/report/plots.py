@@ -10,17 +10,20 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from analyzer.records import Analysis, LayerError
+from analyzer.report import ledger
 from analyzer.report.tables import percent, printable, rank, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+    from analyzer.report.ledger import Rise
 
 # Readable on white (4.5:1) and on black (4.6:1), so that one image serves both themes.
 _GREY = "#767676"
@@ -98,6 +101,65 @@ def graphwise_plot(analysis: Analysis) -> str | None:
         axes.set_ylabel("NSR at the layer's output")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         return _svg(figure)
+
+
+def steps_plot(analysis: Analysis) -> str | None:
+    """Draw how the error of the worst output grows while more of the graph is quantized.
+
+    Bars float: each leads from the error before a step to the one behind it.  The largest are
+    numbered as `ledger.largest` orders them; the other outputs are thin lines.
+
+    Returns:
+        SVG text, or None if no steps were measured there.
+    """
+    worst = analysis.worst_output.name
+    rises = ledger.rises(analysis, worst)
+    drawn = [r for r in rises if math.isfinite(r.before) and math.isfinite(r.now)]
+    if not drawn or not any(rise.now > 0 for rise in drawn):
+        return None
+    with _style():
+        figure, axes = _axes(height=3.2, left=0.09)
+        for output in analysis.outputs:
+            if output.slice_of is None and output.name != worst:
+                _thin_line(axes, ledger.rises(analysis, output.name))
+        for colour, label, rising in (
+            (_ORANGE, "noise comes", True),
+            (_BLUE, "noise is damped", False),
+        ):
+            some = [r for r in drawn if (r.change >= 0) == rising]
+            axes.bar([r.start for r in some], [100 * r.change for r in some],
+                     bottom=[100 * r.before for r in some], align="edge", color=colour,
+                     width=[r.end - r.start for r in some], label=label,
+                     # the edge is what shows of a step too small for a bar
+                     edgecolor=colour, linewidth=0.8)  # fmt: skip
+        _number(axes, ledger.largest(rises))
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])  # room for the numbers
+        axes.set_xlim(0, rises[-1].end)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.set_xlabel("layers quantized, in execution order; everything behind is in FP32")
+        axes.set_ylabel("NSR at the output")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+        return _svg(figure)
+
+
+def _thin_line(axes: Axes, rises: Sequence[Rise]) -> None:
+    known = any(line.get_label() == "other outputs" for line in axes.lines)
+    values = [100 * r.now if math.isfinite(r.now) else math.nan for r in rises]
+    axes.plot([0, *(r.end for r in rises)], [0.0, *values], color=_GREY, alpha=0.45,
+              linewidth=0.8, label="_" if known else "other outputs")  # fmt: skip
+
+
+def _number(axes: Axes, largest: Sequence[Rise]) -> None:
+    """Number bars above their ends, the higher of two that are close a line above the other."""
+    last = max((rise.end for rise in largest), default=1)
+    placed: list[tuple[float, int]] = []
+    for number, rise in sorted(enumerate(largest, 1), key=lambda item: item[1].place):
+        middle = (rise.start + rise.end) / 2
+        near = [row for x, row in placed if abs(x - middle) < 0.02 * last]
+        row = next(i for i in range(len(placed) + 1) if i not in near)
+        placed.append((middle, row))
+        axes.annotate(str(number), (middle, 100 * rise.now), (0, 2 + 9 * row), ha="center",
+                      textcoords="offset points", fontsize=8, fontweight="bold")  # fmt: skip
 
 
 def _interval(layer: LayerError) -> tuple[float, float]:

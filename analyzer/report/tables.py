@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and names as text, the order of the rows, and the CSV and Markdown tables.
+"""Numbers and names as text, and the order of the rows.
 
 Every report takes its numbers from here, so that the terminal, the page and a gate agree on what
 is printed.
@@ -7,20 +7,12 @@ is printed.
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from analyzer.codes import CODES
-from analyzer.records import Analysis, DataInfo, Finding, LayerError, OutputError
+from analyzer.records import LayerError
 
 NOT_MEASURED = "\N{EN DASH}"
-# Outside of this band the isolated errors of the layers cannot be read as shares of the total.
-ADDITIVE = (0.5, 2.0)
 
 
 def percent(nsr: float | None) -> str:
@@ -41,6 +33,28 @@ def percent(nsr: float | None) -> str:
     if 99.95 <= value < 1e6:
         return f"{value:.0f} %"
     return f"{value:#.3g} %" if value >= 0.01 else f"{value:#.2g} %"
+
+
+def share(part: float | None) -> str:
+    """Write a share of something as a whole percentage; a share that is there is never "0 %".
+
+    >>> [share(x) for x in (0.634, 0.002, 0.0, 1.04)]
+    ['63 %', '<1 %', '0 %', '104 %']
+    """
+    if part is None or not math.isfinite(part):
+        return NOT_MEASURED
+    if 0 < part < 0.005:
+        return "<1 %"
+    return f"{100 * part:.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(nsr: float) -> str:
+    """Write a change of an NSR with its sign.
+
+    >>> signed(0.02), signed(0.0)
+    ('+2.00 %', '+0 %')
+    """
+    return f"{'+' if nsr >= 0 else chr(0x2212)}{percent(abs(nsr))}"
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
@@ -144,164 +158,3 @@ def _damage(layer: LayerError) -> tuple[tuple[bool, float], ...]:
         (value is not None, math.inf if value is None or math.isnan(value) else value)
         for value in (layer.isolated_nsr, layer.graphwise_nsr, layer.local_nsr)
     )
-
-
-def headline(analysis: Analysis) -> list[str]:
-    """Say what was analysed: model, layers, target, data."""
-    provenance, plan = analysis.provenance, analysis.plan
-    layers = plural(len(analysis.layers), "layer")
-    if plan.computing:
-        layers += f" ({len(plan.computing):,} computing)"
-    return [
-        printable(str(provenance.model.get("name", "model"))),
-        layers,
-        printable(provenance.target),
-        samples(provenance.data),
-    ]
-
-
-def samples(data: Sequence[DataInfo]) -> str:
-    """Say how many samples stand behind the numbers, once if all roles use the same ones."""
-    if not data:
-        return "no data"
-    if len({(info.count, info.sha256) for info in data}) == 1:
-        return plural(data[0].count, "sample")
-    return " + ".join(f"{info.count:,} {printable(info.role)}" for info in data) + " samples"
-
-
-def verdict(analysis: Analysis) -> str:
-    """Say in one line how bad it is, and whether the rows add up to it."""
-    worst = analysis.worst_output
-    name = printable(worst.name)
-    which = f"Worst output {name}" if len(analysis.outputs) > 1 else f"Output {name}"
-    return f"{which}: NSR {percent(worst.nsr)}, SQNR {decibel(worst.sqnr_db)}; {balance(worst)}"
-
-
-def findings(found: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Return code and one line for every code that was found: what it is, and where."""
-    places: dict[str, list[str]] = {}
-    for finding in found:
-        places.setdefault(finding.code, []).extend([finding.layer] if finding.layer else [])
-    advice = {finding.code: finding.advice for finding in found}
-    lines = []
-    for code, layers in places.items():
-        title = CODES[code].title if code in CODES else advice[code].rstrip(".")
-        first = f" at {layers[0]}" if layers else ""
-        more = f" and {plural(len(layers) - 1, 'more layer')}" if len(layers) > 1 else ""
-        lines.append((code, printable(f"{title}{first}{more}")))
-    return lines
-
-
-def balance(output: OutputError) -> str:
-    """Hold the sum of the isolated errors against the accumulated error of an output."""
-    if output.isolated_sum is None or output.additivity is None:
-        return "isolated errors not measured"
-    text = (
-        f"isolated errors sum to {percent(output.isolated_sum)}, "
-        f"additivity {ratio(output.additivity)}"
-    )
-    if ADDITIVE[0] <= output.additivity <= ADDITIVE[1]:
-        return text
-    return f"{text} (far from 1: rows do not add up)"
-
-
-def render_csv(analysis: Analysis) -> str:
-    """Return the layers in execution order as CSV; NSRs are plain ratios, empty: not measured.
-
-    `source_nodes` is a JSON list, `findings` are separated by spaces, and each graph output has
-    a column `isolated_nsr:NAME`.  Names are written exactly as they are.
-    """
-    outputs = [output.name for output in analysis.outputs]
-    parts = sorted({part for layer in analysis.layers for part in layer.parts})
-    columns = [
-        "index", "name", "op_type", "precision", "computing", "macs",
-        "graphwise_nsr", "graphwise_cosine", "graphwise_sqnr_db", "graphwise_max_abs", "local_nsr",
-        "isolated_nsr", "isolated_low", "isolated_high", "isolated_samples",
-        *(f"isolated_nsr:{output}" for output in outputs), *(f"part:{part}" for part in parts),
-        "group", "status", "findings", "source_nodes",
-    ]  # fmt: skip
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for index, layer in enumerate(analysis.layers):
-        low, high = layer.isolated_ci or (None, None)
-        row: list[object] = [
-            index, layer.name, layer.op_type, layer.precision, layer.computing, layer.macs,
-            layer.graphwise_nsr, layer.graphwise_cosine, layer.graphwise_sqnr_db,
-            layer.graphwise_max_abs, layer.local_nsr, layer.isolated_nsr, low, high,
-            layer.isolated_samples,
-            *(layer.isolated_by_output.get(output) for output in outputs),
-            *(layer.parts.get(part) for part in parts),
-            layer.group, layer.status, " ".join(layer.findings),
-            json.dumps(list(layer.source_nodes), ensure_ascii=False),
-        ]  # fmt: skip
-        writer.writerow(_csv_cell(value) for value in row)
-    return stream.getvalue()
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else value
-
-
-def render_markdown(analysis: Analysis) -> str:
-    """Return head line, outputs, all layers (worst first) and verdict as Markdown."""
-    lines = [
-        f"**{escape(' · '.join(headline(analysis)))}**",
-        "",
-        *_markdown_table(
-            ["output", "NSR", "SQNR", "cosine", "max abs", "isolated sum", "additivity"],
-            [
-                [
-                    code(output.name), percent(output.nsr), decibel(output.sqnr_db),
-                    cosine(output.cosine), number(output.max_abs), percent(output.isolated_sum),
-                    ratio(output.additivity),
-                ]
-                for output in analysis.outputs
-            ],
-        ),
-        "",
-        *_markdown_table(
-            [
-                "layer", "op", "precision", "isolated", "95 % interval", "local", "graphwise",
-                "samples", "status",
-            ],
-            [
-                [
-                    code(layer.name), code(layer.op_type), escape(layer.precision),
-                    percent(layer.isolated_nsr), interval(layer.isolated_ci),
-                    percent(layer.local_nsr), percent(layer.graphwise_nsr),
-                    f"{layer.isolated_samples}", escape(layer.status),
-                ]
-                for layer in rank(analysis.layers)
-            ],
-        ),
-        "",
-        *(f"- Note: {escape(warning)}" for warning in analysis.warnings),
-        *(f"- {escape(code)}: {escape(line)}" for code, line in findings(analysis.findings)),
-        *([""] if analysis.warnings or analysis.findings else []),
-        escape(verdict(analysis)),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    # Only the first column is text for sure; a number is easier to compare right-aligned.
-    numeric = {"NSR", "SQNR", "cosine", "max abs", "isolated sum", "additivity", "isolated",
-               "95 % interval", "local", "graphwise", "samples"}  # fmt: skip
-    rule = ["---:" if title in numeric else ":---" for title in header]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
-
-
-def code(text: str) -> str:
-    """A Markdown code span for a table cell: nothing in it is markup."""
-    text = printable(text).replace("|", "\\|") or "(unnamed)"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if text[0] in "` " or text[-1] in "` " else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def escape(text: str) -> str:
-    """Plain text for Markdown: neither markup nor HTML is left in it."""
-    return re.sub(r"([\\`*_\[\]{}|~#!])", r"\\\1", html.escape(printable(text), quote=False))

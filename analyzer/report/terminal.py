@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyzer.records import Analysis, LayerError, OutputError
-from analyzer.report import tables
+from analyzer.report import ledger, tables, wording
 from analyzer.report.columns import Column, print_line, print_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_CONTRIBUTORS = 5
+_FINDINGS = 8
+_INTERACTIONS = 2
+_OUTPUT = 24  # columns of an output's name in a title
 
 
 def render_terminal(
@@ -25,79 +30,182 @@ def render_terminal(
     report: Path | None = None,
     next_command: str | None = None,
 ) -> None:
-    """Print head line, worst layers, outputs, warnings, verdict and what to do next.
+    """Print head line, worst layers, outputs, contributors, findings, verdict and what to do next.
 
     Args:
         analysis: what to show.
         console: where to print; decides about colour, width and plain rows.
         limit: how many layers to show, the worst first.
-        show_all: show every layer.
+        show_all: show everything there is.
         quiet: print the verdict and nothing else.
         report: path of the HTML report, printed after the verdict.
         next_command: command line to suggest, printed last.
     """
     from rich.text import Text
 
-    verdict = Text(tables.verdict(analysis), style="bold")
+    verdict = Text(wording.verdict(analysis), style="bold")
     if quiet:
         print_line(console, verdict)
         return
-    print_line(console, Text(" · ".join(tables.headline(analysis)), style="bold"))
+    print_line(console, Text(" · ".join(wording.headline(analysis)), style="bold"))
     print_line(console, Text())
     _print_layers(analysis, console, len(analysis.layers) if show_all else max(limit, 0))
-    print_rows(console, _output_columns(), analysis.outputs)
+    outputs = ledger.in_families(analysis.outputs)
+    print_rows(console, _output_columns(outputs), outputs)
     print_line(console, Text())
+    _print_contributors(analysis, console, show_all=show_all)
     for warning in analysis.warnings:
-        print_line(console, Text.assemble(("Note     ", "yellow"), tables.printable(warning)))
-    for code, line in tables.findings(analysis.findings):
-        print_line(console, Text.assemble((f"{tables.printable(code):<9}", "yellow"), line))
+        _print_labelled(console, "Note", tables.printable(warning), style="yellow")
+    _print_findings(analysis, console, show_all=show_all)
+    if answer := wording.answer(analysis.task):
+        _print_labelled(console, "Answer", answer)
     print_line(console, verdict)
     for label, value in (("Report", report), ("Next", next_command)):
         if value is not None:
-            print_line(console, Text(f"{label:<9}{tables.printable(str(value))}"))
+            _print_labelled(console, label, tables.printable(str(value)))
 
 
 def _print_layers(analysis: Analysis, console: Console, limit: int) -> None:
     from rich.text import Text
 
     ranked = tables.rank(analysis.layers)
-    print_rows(console, _layer_columns(ranked[:limit]), ranked[:limit])
-    if len(ranked) > limit:
+    every = limit >= len(ranked)
+    print_rows(console, _layer_columns(ranked[:limit], every=every), ranked[:limit])
+    if not every:
         rest = f"… {tables.plural(len(ranked) - limit, 'more layer')} · --all shows every layer"
         print_line(console, Text(rest, style="dim"))
     print_line(console, Text())
 
 
-def _layer_columns(layers: Sequence[LayerError]) -> list[Column[LayerError]]:
+def _layer_columns(layers: Sequence[LayerError], *, every: bool) -> list[Column[LayerError]]:
     """The columns that have something to say about these layers."""
     columns: list[Column[LayerError]] = [
         Column("layer", lambda row: tables.printable(row.name), is_text=True),
-        Column("op", lambda row: tables.printable(row.op_type), drop=6, is_text=True),
+        Column("op", lambda row: tables.printable(row.op_type), drop=7, is_text=True),
         Column("isolated", lambda row: tables.percent(row.isolated_nsr),
                 nsr=lambda row: row.isolated_nsr),
-        Column("95 % interval", lambda row: tables.interval(row.isolated_ci), drop=4),
-        Column("local", lambda row: tables.percent(row.local_nsr), drop=5,
+        Column("95 % interval", lambda row: tables.interval(row.isolated_ci), drop=5),
+        Column("local", lambda row: tables.percent(row.local_nsr), drop=6,
                 nsr=lambda row: row.local_nsr),
         Column("graphwise", lambda row: tables.percent(row.graphwise_nsr),
                 nsr=lambda row: row.graphwise_nsr),
-        Column("samples", lambda row: str(row.isolated_samples or tables.NOT_MEASURED), drop=1),
-        Column("cause", lambda row: tables.printable(" ".join(row.findings)), drop=3,
+        Column("samples", lambda row: str(row.isolated_samples or tables.NOT_MEASURED), drop=2),
+        Column("cause", lambda row: tables.printable(" ".join(row.findings)), drop=4,
                 is_text=True),
-        Column("status", lambda row: tables.printable(row.status), drop=2, is_text=True),
+        Column("mostly", wording.mostly, drop=1, is_text=True),
+        Column("status", lambda row: tables.printable(row.status), drop=3, is_text=True),
     ]  # fmt: skip
     empty = {
         "95 % interval": not any(row.isolated_ci for row in layers),
         "cause": not any(row.findings for row in layers),
+        "mostly": not every or not any(row.parts for row in layers),
         "status": all(row.status == "ok" for row in layers),
     }
     return [column for column in columns if not empty.get(column.title, False)]
 
 
-def _output_columns() -> list[Column[OutputError]]:
-    return [
-        Column("output", lambda row: tables.printable(row.name), is_text=True),
+def _output_columns(outputs: Sequence[OutputError]) -> list[Column[OutputError]]:
+    """The columns that have something to say about these outputs."""
+    columns: list[Column[OutputError]] = [
+        Column("output", _output_name, is_text=True),
         Column("NSR", lambda row: tables.percent(row.nsr), nsr=lambda row: row.nsr),
-        Column("SQNR", lambda row: tables.decibel(row.sqnr_db)),
-        Column("cosine", lambda row: tables.cosine(row.cosine), drop=2),
+        Column("SQNR", lambda row: tables.decibel(row.sqnr_db), drop=6),
+        Column("cosine", lambda row: tables.cosine(row.cosine), drop=3),
         Column("max abs", lambda row: tables.number(row.max_abs), drop=1),
+        Column("isolated sum", lambda row: tables.percent(row.isolated_sum), drop=2),
+        Column("additivity", lambda row: tables.ratio(row.additivity), drop=4),
+        Column("explained", lambda row: tables.share(ledger.account(row).explained), drop=5),
+        Column("status", lambda row: wording.LOST if row.lost else "", is_text=True,
+               nsr=lambda row: 1.0 if row.lost else None),
+    ]  # fmt: skip
+    empty = {
+        "isolated sum": all(row.isolated_sum is None for row in outputs),
+        "additivity": all(row.additivity is None for row in outputs),
+        "explained": all(ledger.account(row).explained is None for row in outputs),
+        "status": not any(row.lost for row in outputs),
+    }
+    return [column for column in columns if not empty.get(column.title, False)]
+
+
+def _output_name(output: OutputError) -> str:
+    indent = "  " if output.slice_of is not None else ""
+    return indent + tables.printable(output.name)
+
+
+def _print_contributors(analysis: Analysis, console: Console, *, show_all: bool) -> None:
+    """Print who the error of the worst output comes from, and what they do together."""
+    from rich.text import Text
+
+    worst = analysis.worst_output
+    found = ledger.contributors(analysis, worst.name)
+    heard = [row for row in found if row.nsr]
+    shown = found if show_all else heard[:_CONTRIBUTORS]
+    if not heard:
+        return
+    print_rows(console, _contributor_columns(worst.name, shown), shown)
+    if len(found) > len(shown):
+        rest = sum(row.share or 0.0 for row in found[len(shown) :])
+        more = tables.plural(len(found) - len(shown), "more source")
+        print_line(console, Text(f"… {more}: {tables.share(rest)}", style="dim"))
+    print_line(console, Text())
+    names = [o.name for o in analysis.outputs] if show_all else [worst.name]
+    if show_all or not ledger.is_additive(worst):
+        _print_interactions(analysis, console, names, None if show_all else _INTERACTIONS)
+
+
+def _contributor_columns(
+    output: str, rows: Sequence[ledger.Contributor]
+) -> list[Column[ledger.Contributor]]:
+    name = f"contributor to {tables.shorten(tables.printable(output), _OUTPUT)}"
+    columns: list[Column[ledger.Contributor]] = [
+        Column(name, lambda row: tables.printable(row.title), is_text=True),
+        Column("share", lambda row: tables.share(row.share)),
+        Column("alone", lambda row: tables.percent(row.nsr), drop=2, nsr=lambda row: row.nsr),
+        Column("price of alignment", lambda row: _price(row.source.alignment_price), drop=1),
+        Column("status", lambda row: tables.printable(row.source.status), drop=1, is_text=True),
     ]
+    empty = {
+        "price of alignment": all(row.source.alignment_price is None for row in rows),
+        "status": all(row.source.status == "ok" for row in rows),
+    }
+    return [column for column in columns if not empty.get(column.title, False)]
+
+
+def _price(price: float | None) -> str:
+    return "" if price is None else tables.signed(price)
+
+
+def _print_interactions(
+    analysis: Analysis, console: Console, outputs: Iterable[str], limit: int | None
+) -> None:
+    from rich.text import Text
+
+    titles = ledger.titles(analysis)
+    printed = False
+    for output in outputs:
+        for found in ledger.interactions(analysis, output)[:limit]:
+            where = "" if limit else f"{tables.printable(output)}: "
+            _print_labelled(console, "Together", where + wording.interaction(found, titles))
+            printed = True
+    if printed:
+        print_line(console, Text())
+
+
+def _print_findings(analysis: Analysis, console: Console, *, show_all: bool) -> None:
+    lines = wording.findings(analysis.findings)
+    # one line that says "1 more" would be as long as the line it hides
+    shown = lines if show_all or len(lines) <= _FINDINGS + 1 else lines[:_FINDINGS]
+    for code, line in shown:
+        _print_labelled(console, tables.printable(code), line, style="yellow")
+    if rest := lines[len(shown) :]:
+        codes = ", ".join(dict.fromkeys(tables.printable(code) for code, _ in rest))
+        more = f"… {tables.plural(len(rest), 'more finding')} ({codes}) · --all shows them"
+        _print_labelled(console, "", more, style="dim", of_line="dim")
+
+
+def _print_labelled(
+    console: Console, label: str, line: str, *, style: str = "", of_line: str = ""
+) -> None:
+    from rich.text import Text
+
+    print_line(console, Text.assemble((f"{label:<9}", style), (line, of_line)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,15 +11,20 @@ import pytest
 
 from analyzer.records import (
     Analysis,
+    Balance,
     Change,
     DataInfo,
     Finding,
+    Interaction,
     LayerError,
     OutputError,
     Proposal,
     Provenance,
     Quantizer,
     QuantPlan,
+    Source,
+    Step,
+    TaskScore,
 )
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"
@@ -41,7 +47,7 @@ def _layers() -> tuple[LayerError, ...]:
         LayerError(
             SCRIPT, "Conv", (SCRIPT,), computing=True, graphwise_nsr=0.04, local_nsr=0.01,
             isolated_nsr=0.031, isolated_ci=(0.028, 0.034), isolated_samples=8,
-            findings=("QA103",),
+            findings=("QA999",),
         ),
         LayerError(MARKUP, "MatMul", computing=True, graphwise_nsr=math.inf, local_nsr=0.0,
                    isolated_nsr=math.inf, isolated_samples=2),
@@ -90,7 +96,7 @@ def analysis() -> Analysis:
             ),
             ("Swish is one layer.",),
         ),
-        findings=(Finding("QA103", SCRIPT, {"ratio": 38.5}, "Use a percentile observer."),),
+        findings=(Finding("QA999", SCRIPT, {"ratio": 38.5}, "Use a percentile observer."),),
         proposals=(
             Proposal("mixed", True, (Change("precision", SCRIPT, "int8", "int16", 0.02),), 0.02,
                      {"out": 0.031}, {"out": 0.011}),
@@ -98,4 +104,100 @@ def analysis() -> Analysis:
         timing={"load": 0.5, "probe": 4.25},
         peak_rss_bytes=512_000_000,
         warnings=(f"Layer {SCRIPT} [bold]diverges[/bold].",),
+    )  # fmt: skip
+
+
+GROUP = f"{MARKUP}:out0"
+
+
+@pytest.fixture
+def booked(analysis: Analysis) -> Analysis:
+    """The same with a balance that does not add up, slices, causes, parts and a task.
+
+    At the worst output `out`: 3 % accumulated, sources 4 % + 1 % + 0.001 %, together 2 % less.
+    """
+    first, second, *others = analysis.layers
+    sources = (
+        Source(
+            GROUP,
+            "group",
+            (MARKUP, SCRIPT),
+            ((MARKUP, "out0"), (SCRIPT, "in0")),
+            0.03,
+            (0.02, 0.04),
+            8,
+            {"out": 0.04, SCRIPT: 0.002},
+            alignment_price=0.025,
+        ),
+        Source(
+            "conv_first",
+            "layer",
+            ("conv_first",),
+            (("conv_first", "in1"),),
+            0.01,
+            None,
+            2,
+            {"out": 0.01, SCRIPT: 0.001},
+        ),
+        Source(
+            CONTROL,
+            "group",
+            (ARABIC, "softmax"),
+            ((ARABIC, "out0"),),
+            0.00001,
+            None,
+            1,
+            {"out": 0.00001},
+        ),
+        Source(
+            "softmax",
+            "layer",
+            ("softmax",),
+            (("softmax", "in0"),),
+            status="isolated error not measured: too small",
+        ),
+    )
+    together = (
+        Interaction("out", "conv_first", CONTROL, (), (0.01, 0.00001), 0.0101, 2),
+        Interaction("out", GROUP, None, (), (0.04, 0.01001), 0.03, 2),
+        Interaction("out", "conv_first", None, (GROUP,), (0.01, 0.00001), 0.0115, 2),
+    )
+    steps = (
+        Step("conv_first", 1, {"out": 0.01, SCRIPT: 0.0}),
+        Step(MARKUP, 3, {"out": 0.05, SCRIPT: math.inf}),
+        Step("softmax", 7, {"out": 0.03, SCRIPT: 0.002}),
+    )
+    return dataclasses.replace(
+        analysis,
+        outputs=(
+            OutputError("out", 0.03, 15.2, 0.984, 12.25, 0.05001, 1.667, 0.030),
+            OutputError(SCRIPT, 0.002, 26.98970004336019, 0.999, 0.5, 0.003, 1.5, 0.003),
+            OutputError("boxes", 0.0004, 34.0, 0.9999, 12.25, slice_of="out"),
+            OutputError("scores", 1.0, 0.0, 0.0, 1.0, slice_of="out", lost=True),
+        ),
+        layers=(
+            first,
+            dataclasses.replace(
+                second,
+                parts={"weight": 0.2, "input": 0.5, "output": 0.3, "bias": 0.0, "rounding": 0.25,
+                       "clipping": 0.75, "weight_clipping": 0.0, "input_clipping": 0.9},
+                channels=((17, 0.6), (3, 0.004)),
+            ),
+            *others,
+        ),
+        findings=(
+            Finding("QA203", SCRIPT, {"range_ratio": 128.0, "channels": [3, 17, 5, 9],
+                                      "where": SCRIPT}, "Compare with minmax.", 0.9321),
+            Finding("QA206", MARKUP, {"slot": "in1", "seen": 8.25, "kept": 2.0,
+                                      "share": 0.00125, "exponent": -3}, "Clip it.", 0.04),
+            Finding("QA205", "conv_first", {}, "Remove it.", -0.12),
+            Finding("QA204", CONTROL, {"bits": 20, "channels": 3}, "Use 16 bits."),
+            Finding("QA204", LONG, {"bits": 20, "channels": 1}, "Use 16 bits."),
+        ),
+        balance=Balance(sources, together, steps),
+        task=(
+            TaskScore("box AP50", 0.94, None, "fp32", 8, ("out", SCRIPT)),
+            TaskScore("box AP50:95", 0.8309, None, "fp32", 8, ("out", SCRIPT)),
+            TaskScore(f"top-1{MARKUP}", 0.75, 0.875, "labels", 1),
+        ),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from analyzer.errors import StoreError
 from analyzer.records import Analysis
 from analyzer.report.files import write_reports
 from analyzer.report.html import render_html
-from analyzer.report.tables import render_csv
+from analyzer.report.spreadsheets import render_csv, render_sources_csv
 from analyzer.store import to_json
 
 
@@ -26,6 +26,7 @@ def test_all_reports_are_written(analysis: Analysis, tmp_path: Path) -> None:
         "report.html": render_html(analysis),
         "analysis.json": to_json(analysis),
         "layers.csv": render_csv(analysis),
+        "sources.csv": render_sources_csv(analysis),
     }
     assert sorted(p.name for p in out.iterdir()) == sorted(paths)
 
@@ -65,9 +66,9 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_rendering_needs_no_runtime(analysis: Analysis, tmp_path: Path) -> None:
+def test_rendering_needs_no_runtime(booked: Analysis, tmp_path: Path) -> None:
     """An old analysis renders where onnx and onnxruntime are not even installed."""
-    write_reports(analysis, tmp_path)
+    write_reports(booked, tmp_path)
     loaded = loaded_after(
         "from pathlib import Path\n"
         "from analyzer.report.files import write_reports\n"
@@ -85,5 +86,7 @@ def test_importing_the_reports_is_cheap() -> None:
     loaded = loaded_after(
         "import analyzer.report.files, analyzer.report.html, analyzer.report.plots\n"
         "import analyzer.report.progress, analyzer.report.tables, analyzer.report.terminal\n"
+        "import analyzer.report.comparison, analyzer.report.ledger, analyzer.report.markdown\n"
+        "import analyzer.report.spreadsheets, analyzer.report.view, analyzer.report.wording\n"
     )
     assert not loaded & {"onnx", "onnxruntime", "pandas", "matplotlib", "jinja2", "rich"}

@@ -7,6 +7,7 @@ import base64
 import copy
 import dataclasses
 import hashlib
+import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -16,9 +17,10 @@ import pytest
 
 from analyzer.records import Analysis, Quantizer
 from analyzer.report.html import render_html
-from analyzer.report.plots import graphwise_plot, isolated_plot
+from analyzer.report.plots import graphwise_plot, isolated_plot, steps_plot
 from analyzer.store import to_json
 
+DASH = "\N{EN DASH}"
 VOID = {"meta", "input", "img", "br"}
 
 
@@ -45,11 +47,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_names_never_become_elements(analysis: Analysis) -> None:
+@pytest.mark.parametrize(("which", "plots"), [("analysis", 2), ("booked", 3)])
+def test_names_never_become_elements(
+    which: str, plots: int, request: pytest.FixtureRequest
+) -> None:
     """The only script is ours, the only images are the plots, and no attribute runs code."""
-    page = Page(render_html(analysis))
+    page = Page(render_html(request.getfixturevalue(which)))
     assert len(page.all("script")) == 1
-    assert len(page.all("img")) == 2
+    assert len(page.all("img")) == plots
     assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
 
 
@@ -67,22 +72,23 @@ def test_policy_names_exactly_our_script(analysis: Analysis) -> None:
     )
 
 
-def test_page_is_self_contained(analysis: Analysis) -> None:
-    """Links stay in the page or are data, images are data; one h1; tables have captions."""
-    page = Page(render_html(analysis))
+@pytest.mark.parametrize("which", ["analysis", "booked"])
+def test_page_is_self_contained(which: str, request: pytest.FixtureRequest) -> None:
+    """Links stay in the page or are data, images are data; one h1; ids are unique."""
+    page = Page(render_html(request.getfixturevalue(which)))
     targets = [a["href"] or "" for a in page.all("a")]
-    ids = {a["id"] for _, a in page.elements if "id" in a}
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
     assert all(t.startswith("data:") or t[1:] in ids for t in targets)
     assert all((a["src"] or "").startswith("data:image/svg+xml;base64,") for a in page.all("img"))
     assert all(a["alt"] for a in page.all("img"))
     assert len(page.all("h1")) == 1
-    assert len(page.all("caption")) == 2
 
 
 def test_every_layer_is_a_row_with_text_values(analysis: Analysis) -> None:
     """Values, intervals and the reason for a missing value are text."""
     text = render_html(analysis)
-    assert text.count("<tr data-text=") == 7
+    assert text.count(" data-text=") == 7
     assert "3.10 %" in text
     assert "2.80 .. 3.40 %" in text
     assert "isolated: not measured, time limit reached" in text
@@ -92,9 +98,80 @@ def test_every_layer_is_a_row_with_text_values(analysis: Analysis) -> None:
     assert 'data-sort="Infinity"' in text
 
 
-def test_equal_analyses_give_equal_bytes(analysis: Analysis) -> None:
+def text_of(fragment: str) -> str:
+    """What a reader sees of a piece of the page."""
+    return " ".join(re.sub("<[^>]*>", " ", fragment).split())
+
+
+def section(text: str, start: str, end: str) -> str:
+    return text[text.index(f'id="{start}"') : text.index(f'id="{end}"')]
+
+
+def test_findings_are_cards(booked: Analysis) -> None:
+    """Largest gain first, with evidence, advice and why; untried ones together by code."""
+    page = section(render_html(booked), "findings", "outputs")
+    cards = [text_of(card) for card in page.split("<article")[1:]]
+    assert [re.findall("QA[0-9]+", card)[0] for card in cards] == [
+        "QA203", "QA206", "QA205", "QA204",
+    ]  # fmt: skip
+    assert (
+        "93 % of the output noise goes without it range ratio 128 channels 3, 17, 5, 9" in cards[0]
+    )
+    assert "What to do: Compare with minmax." in cards[0]
+    assert "Why this hurts" in cards[0]
+    assert r"clear\x1b[2J\n\u202egnp.exe|`$x$` , /model/block" in cards[3]
+    assert 'style="width:93%"' in page
+    assert 'style="width:0%"' in page  # a cause whose removal makes it worse has an empty bar
+
+
+def test_outputs_slices_and_the_answer(booked: Analysis) -> None:
+    """A lost slice is marked; scores stand with what they were held against."""
+    page = render_html(booked)
+    seen = text_of(section(page, "outputs", "balance"))
+    assert "boxes 0.0400 % 34.0 dB 0.999900" in seen
+    assert "scores lost: always 0 100 % 0.0 dB" in seen
+    assert "box AP50 0.940 is the truth the FP32 model's answers ( agreement ) 8 out ," in seen
+    assert "top-1/head[red]/Conv[/head] 0.750 0.875 labels 1" in seen
+    assert page.count('class="badge"') == 1
+
+
+def test_balance_of_every_output(booked: Analysis) -> None:
+    """Accumulated, sum, additivity, interactions, explained, rest; then who contributes."""
+    seen = text_of(section(render_html(booked), "balance", "makeup"))
+    assert "out 3.00 % 5.00 % 1.67 far from 1 \u22122.00 % 100 % +0 %" in seen
+    assert "onerror=alert(1)&gt; 0.200 % 0.300 % 1.50 none measured 150 % \u22120.100 %" in seen
+    assert f"boxes 0.0400 % {' '.join(DASH * 5)} scores" in seen
+    assert "MatMul group /head[red]/Conv[/head] (2 layers) its layers" in seen
+    assert "80 % 4.00 % +2.50 %" in seen
+    assert "1 other source: 0 % (1 not probed: their noise is expected to be small)" in seen
+    assert "together 3.00 %: \u22122.00 %" in seen
+    assert "1 2 layers up to /head[red]/Conv[/head] 1.00 % 5.00 % +4.00 %" in seen
+
+
+def test_parts_of_the_worst_rows(booked: Analysis) -> None:
+    """Bars are drawn of what is there, and say it in text."""
+    page = section(render_html(booked), "makeup", "layers")
+    seen = text_of(page)
+    assert "weight 20 %, input 50 %, output 30 % rounding 25 %, clipping 75 %" in seen
+    assert "clipped: 90 % of input 17 (60 %), 3 (&lt;1 %)" in seen
+    assert 'class="piece bias"' not in page
+
+
+def test_waterfall_needs_steps(analysis: Analysis, booked: Analysis) -> None:
+    """No steps, no plot; steps that are inf for another output do not matter."""
+    assert steps_plot(analysis) is None
+    assert "noise is damped" in (steps_plot(booked) or "")
+    assert booked.balance
+    steps = tuple(
+        dataclasses.replace(step, by_output={"out": math.inf}) for step in booked.balance.steps
+    )
+    balance = dataclasses.replace(booked.balance, steps=steps)
+    assert steps_plot(dataclasses.replace(booked, balance=balance)) is None
+
+
+def test_equal_analyses_give_equal_bytes(booked: Analysis) -> None:
     """No date, no random id, no address of an object."""
-    assert render_html(analysis) == render_html(copy.deepcopy(analysis))
+    assert render_html(booked) == render_html(copy.deepcopy(booked))
 
 
 def test_download_holds_the_analysis_or_is_left_out(analysis: Analysis) -> None:
@@ -125,12 +202,12 @@ def test_page_without_any_measurement(analysis: Analysis) -> None:
     assert Page(render_html(bare)).all("img") == []
 
 
-@pytest.mark.parametrize("plot", [isolated_plot, graphwise_plot])
-def test_plots_are_well_formed(plot, analysis: Analysis) -> None:
+@pytest.mark.parametrize("plot", [isolated_plot, graphwise_plot, steps_plot])
+def test_plots_are_well_formed(plot, booked: Analysis) -> None:
     """Hostile names, formulas, inf and zero give XML that parses, and repeat to the byte."""
-    svg = plot(analysis)
+    svg = plot(booked)
     ET.fromstring(svg)
-    assert svg == plot(analysis)
+    assert svg == plot(booked)
     assert "<script" not in svg
 
 

@@ -45,23 +45,83 @@ def test_piped_output(analysis: Analysis) -> None:
         ["layer", "op", "isolated", "95 % interval", "local", "graphwise", "samples", "cause"],
         ["/head[red]/Conv[/head]", "MatMul", "inf", "0 %", "inf", "2"],
         ["</script><img src=x onerror=alert(1)>", "Conv", "3.10 %", "2.80 .. 3.40 %", "1.00 %",
-         "4.00 %", "8", "QA103"],
+         "4.00 %", "8", "QA999"],
         ["/model" + "/block" * 49, "Gemm", "1.20 %", "0.500 %", "2.00 %", "8"],
         ["/\u0637\u0628\u0642\u0629/Conv", "Conv", "0.0500 %", "0.100 %", "3.00 %", "8"],
         ["… 3 more layers · --all shows every layer"],
     ]  # fmt: skip
     assert [cells(line) for line in lines[9:12]] == [
-        ["output", "NSR", "SQNR", "cosine", "max abs"],
-        ["out", "3.10 %", "15.1 dB", "0.984000", "12.2"],
-        ["</script><img src=x onerror=alert(1)>", "0.200 %", "27.0 dB", "0.999000", "0.5"],
-    ]
+        ["output", "NSR", "SQNR", "cosine", "max abs", "isolated sum", "additivity"],
+        ["out", "3.10 %", "15.1 dB", "0.984000", "12.2", "2.79 %", "0.90"],
+        ["</script><img src=x onerror=alert(1)>", "0.200 %", "27.0 dB", "0.999000", "0.5",
+         DASH, DASH],
+    ]  # fmt: skip
     assert lines[-5:] == [
         "Note     Layer </script><img src=x onerror=alert(1)> [bold]diverges[/bold].",
-        "QA103    Use a percentile observer at </script><img src=x onerror=alert(1)>",
+        "QA999    Use a percentile observer at </script><img src=x onerror=alert(1)>: ratio 38.5",
         VERDICT,
         "Report   r/report.html",
         "Next     qanalyze a",
     ]
+
+
+def test_balance_and_causes(booked: Analysis) -> None:
+    """Slices below their output, five contributors at most, interactions, causes, the answer."""
+    lines = printed(booked, limit=1)
+    start = next(i for i, line in enumerate(lines) if line.startswith("output"))
+    assert lines[start].split("   ")[-1].strip() == "status"
+    assert [line.rstrip() for line in lines[start + 1 : start + 4]] == [
+        line.rstrip() for line in lines[start + 1 : start + 4] if line.startswith(("out ", "  "))
+    ]
+    assert cells(lines[start + 1])[-3:] == ["5.00 %", "1.67", "100 %"]
+    assert lines[start + 2].startswith("  boxes ")
+    assert cells(lines[start + 3])[-1] == "lost: always 0"
+    assert [cells(line) for line in lines[start + 6 : start + 12]] == [
+        ["contributor to out", "share", "alone", "price of alignment"],
+        ["MatMul group /head[red]/Conv[/head] (2 layers)", "80 %", "4.00 %", "+2.50 %"],
+        ["conv_first", "20 %", "1.00 %"],
+        [r"group clear\x1b[2J\n\u202egnp.exe|`$x$` (2 layers)", "<1 %", "0.0010 %"],
+        ["… 1 more source: 0 %"],
+        [],
+    ]  # fmt: skip
+    assert lines[start + 12] == (
+        "Together MatMul group /head[red]/Conv[/head] (2 layers) and everything else: alone "
+        "4.00 % + 1.00 %, together 3.00 %: \u22122.00 %"
+    )
+    assert [line[:9].strip() for line in lines[start + 14 :]] == [
+        "", "Note", "QA203", "QA206", "QA205", "QA204", "Answer", "Worst out",
+    ]  # fmt: skip
+
+
+def test_interactions_are_left_out_where_errors_add_up(booked: Analysis) -> None:
+    """Nobody needs an explanation of what adds up; --all shows it all the same."""
+    first, *others = booked.outputs
+    fine = dataclasses.replace(
+        booked, outputs=(dataclasses.replace(first, additivity=1.2), *others)
+    )
+    assert not [line for line in printed(fine) if line.startswith("Together")]
+    assert len([line for line in printed(fine, show_all=True) if line.startswith("Together")]) == 3
+
+
+def test_many_findings_are_counted(booked: Analysis) -> None:
+    """Eight lines, then how many more and of what kind; one more alone is shown instead."""
+    many = tuple(dataclasses.replace(booked.findings[0], gain=0.5 - i / 100) for i in range(12))
+    short = printed(dataclasses.replace(booked, findings=many))
+    assert len([line for line in short if line.startswith("QA203")]) == 8
+    assert "         … 4 more findings (QA203) · --all shows them" in short
+    for findings, options in ((many, {"show_all": True}), (many[:9], {})):
+        lines = printed(dataclasses.replace(booked, findings=findings), **options)
+        assert len([line for line in lines if line.startswith("QA203")]) == len(findings)
+        assert not [line for line in lines if "more finding" in line]
+
+
+def test_all_shows_sources_that_were_not_probed(booked: Analysis) -> None:
+    """They have no share, and their status says why; worst rows say what they consist of."""
+    lines = printed(booked, show_all=True)
+    row = next(line for line in lines if line.startswith("softmax") and "too small" in line)
+    assert cells(row) == ["softmax", DASH, DASH, "isolated error not measured: too small"]
+    row = next(line for line in lines if line.startswith("</script>") and "Conv" in line)
+    assert "input 50 %, clipping 75 %" in cells(row)
 
 
 def test_control_characters_are_shown_not_obeyed(analysis: Analysis) -> None:
@@ -92,16 +152,20 @@ def test_layers_without_isolated_error_follow_by_graphwise(analysis: Analysis) -
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
-def test_terminal_width_is_respected(width: int, analysis: Analysis) -> None:
-    """The table never runs over the edge; layer, isolated and graphwise stay."""
-    lines = printed(analysis, width=width, show_all=True)
-    first = next(i for i, line in enumerate(lines) if line.startswith("layer"))
-    table = lines[first : first + 8]
-    assert len(table) == 8
-    if width >= 40:
-        assert all(cell_len(line) <= width for line in table)
-    assert {"isolated", "graphwise"} <= set(cells(table[0]))
-    assert any("…" in line for line in table)
+def test_terminal_width_is_respected(width: int, booked: Analysis) -> None:
+    """No table runs over the edge; layer, isolated and graphwise, output and NSR, share stay."""
+    lines = printed(booked, width=width, show_all=True)
+    for title, rows, kept in (
+        ("layer", 7, {"isolated", "graphwise"}),
+        ("output", 4, {"NSR"}),
+        ("contributor", 4, {"share"}),
+    ):
+        first = next(i for i, line in enumerate(lines) if line.startswith(title))
+        table = lines[first : first + rows + 1]
+        if width >= 40:
+            assert all(cell_len(line) <= width for line in table)
+        assert kept <= set(cells(table[0]))
+        assert width > 60 or any("…" in line for line in table)
 
 
 def test_no_control_sequences_without_colour(
@@ -131,7 +195,7 @@ def test_verdict_warns_where_rows_do_not_add_up(analysis: Analysis) -> None:
     """An additivity far from 1 is not left to the reader."""
     output = dataclasses.replace(analysis.outputs[0], additivity=3.0)
     (line,) = printed(dataclasses.replace(analysis, outputs=(output,)), quiet=True)
-    assert line.endswith("additivity 3.00 (far from 1: rows do not add up)")
+    assert line.endswith("additivity 3.00 (far from 1: they do not add up)")
 
 
 def test_consoles_without_unicode_get_escapes(analysis: Analysis) -> None:
