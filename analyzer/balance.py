@@ -34,7 +34,7 @@ from analyzer.records import (
 ADDITIVE = (0.7, 1.5)  # outside, isolated errors do not add up to the accumulated one
 CLOSED = 0.25  # share of the accumulated error that may stay unexplained
 MOST_PEELS = 5
-PAIRED = 4  # sources whose pairs are shown
+PAIRED = 3  # sources whose pairs are shown
 
 
 def balance(

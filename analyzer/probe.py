@@ -179,13 +179,15 @@ class _Probing:
             for position in range(count)
         }
         positions = [position for position in late if late[position]]
+        if count > 1:
+            self._made = {}  # made for other units
         for position, following in zip_longest(positions, positions[1:]):
-            plain = self._plain(position).result()
+            plain = self._plain(position, late[position] if count > 1 else None).result()
             self._made = {position: self._made[position]}
             last = position == positions[-1]
             jobs = [self.pool.submit(self._one, n, plain, drop=last) for n in late[position]]
             if following is not None:
-                self._plain(following)
+                self._plain(following, late[following])
             for name, job in zip(late[position], jobs, strict=True):
                 self.seen[name].append(job.result())
                 self.step(1)
@@ -194,11 +196,11 @@ class _Probing:
                 del self._made[position]
                 release_unused()
 
-    def _plain(self, position: int) -> Future[PlainRun]:
-        """Return the plain tensors of a sample, which may be on their way already."""
+    def _plain(self, position: int, names: Sequence[str] | None) -> Future[PlainRun]:
+        """Return the plain tensors of a sample for some units, which may be on their way."""
         if position not in self._made:
             sample = self.samples[self.visits[position]]
-            self._made[position] = self.pool.submit(self.runs.plain, sample)
+            self._made[position] = self.pool.submit(self.runs.plain, sample, names)
         return self._made[position]
 
     def _one(self, name: str, plain: PlainRun, *, drop: bool) -> dict[str, float]:

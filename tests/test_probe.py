@@ -166,7 +166,7 @@ def noises(monkeypatch):
             def __init__(self, model, units, *, samples):
                 assert list(noise) == [unit.name for unit in units]
 
-            def plain(self, sample):
+            def plain(self, sample, units=None):
                 return sample
 
             def nsr(self, unit, plain):

@@ -8,8 +8,8 @@ noise at the outputs has gone is the finding's gain.  What brings nothing is not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from analyzer.diagnose.choice import Tried, told
 from analyzer.diagnose.rules import RULES
 from analyzer.graph.build import slots_by_node
 from analyzer.graph.suffix import altered
-from analyzer.graph.trials import run_trials
+from analyzer.graph.trials import Nsr, mean_nsr, run_trials
 from analyzer.records import Finding
 
 LEAST_GAIN = 0.01
@@ -38,12 +38,14 @@ def diagnose(
         workers: threads that run trials side by side.
         step: told the number of trials finished since the last call.
     """
-    candidates = _promising([candidate for rule in RULES for candidate in rule(case)])
+    with ThreadPoolExecutor(workers) as pool:
+        suspected = [c for found in pool.map(lambda rule: list(rule(case)), RULES) for c in found]
+    candidates = _most_expected(suspected)
     tried = _tried(case, candidates, workers, step)
     return tuple(_finding(t.candidate, t.gain) for t in told(tried, least=LEAST_GAIN))
 
 
-def _promising(candidates: Sequence[Candidate]) -> list[Candidate]:
+def _most_expected(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Leave out those of which least is expected, where there are too many to try."""
     order = sorted(
         (i for i, c in enumerate(candidates) if c.expected is not None),
@@ -70,17 +72,35 @@ def _tried(
     ]
     if not units:
         return [Tried(candidate, None) for candidate in candidates]
-    trials = run_trials(case.model, units, case.samples, base=active, workers=workers, step=step)
+    trials = run_trials(
+        case.model,
+        units,
+        case.samples,
+        base=active,
+        promising=_promising_so_far,
+        workers=workers,
+        step=step,
+    )
     tried = []
     for name, candidate in zip(names, candidates, strict=True):
-        if not name:
-            tried.append(Tried(candidate, None))
-            continue
-        each = zip(trials.base_by_sample, trials.by_sample[name], strict=True)
-        parts = [_gain(before, after, trials.base) for before, after in each]
-        gain = _gain(trials.base, trials.units[name], trials.base)
-        tried.append(Tried(candidate, gain, steady=_steady([p for p in parts if p is not None])))
+        after = trials.by_sample.get(name, [])
+        before = trials.base_by_sample[: len(after)]
+        parts = [_gain(*pair, trials.base) for pair in zip(before, after, strict=True)]
+        steady = _steady([part for part in parts if part is not None])
+        tried.append(Tried(candidate, _mean_gain(before, after), steady))
     return tried
+
+
+def _promising_so_far(before: Sequence[Nsr], after: Sequence[Nsr]) -> bool:
+    gain = _mean_gain(before, after)
+    return gain is not None and gain >= LEAST_GAIN / 2
+
+
+def _mean_gain(before: Sequence[Nsr], after: Sequence[Nsr]) -> float | None:
+    if not after:
+        return None
+    whole = mean_nsr(before)
+    return _gain(whole, mean_nsr(after), whole)
 
 
 def _gain(

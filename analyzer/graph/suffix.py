@@ -11,7 +11,7 @@ segments, which are compiled when it is first run and can be dropped.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -168,11 +168,21 @@ class SuffixRuns:
         """Estimated time of all units on one sample and one core."""
         return sum(step.part.seconds for route in self._routes.values() for step in route)
 
-    def plain(self, sample: Mapping[str, npt.NDArray[np.generic]]) -> PlainRun:
-        """Run one sample as the base does and keep what suffix runs need."""
+    def plain(
+        self, sample: Mapping[str, npt.NDArray[np.generic]], units: Iterable[str] | None = None
+    ) -> PlainRun:
+        """Run one sample as the base does and keep what suffix runs need.
+
+        Args:
+            sample: graph input -> array.
+            units: that will be run on it; None: any.
+        """
         given = {name: to_value(array) for name, array in sample.items()}
-        values = given | _run_all(self._values, given)
-        reference = given | _run_all(self._reference, given) if self._reference else values
+        needed = {*self.outputs, *self._needed(self._routes if units is None else units)}
+        values = given | _run_all(self._values, given, needed)
+        reference = (
+            given | _run_all(self._reference, given, self.outputs) if self._reference else values
+        )
         powers = {t: power(reference[t].numpy()) for t in self.outputs}
         if self._reference is None:
             return PlainRun(values, values, powers, dict.fromkeys(self.outputs, 0.0))
@@ -291,11 +301,13 @@ class SuffixRuns:
 
     def _compile_values(self) -> _Whole:
         """Compile the base with every tensor as output that some step reads unchanged."""
-        wanted = set(self.outputs)
-        for route in self._routes.values():
-            for step in route:
-                wanted.update(t for t in step.part.inputs if t not in step.noisy)
+        wanted = {*self.outputs, *self._needed(self._routes)}
         return self._compile_whole(wanted - set(self.view.inputs), self._base)
+
+    def _needed(self, units: Iterable[str]) -> set[str]:
+        """Return the tensors of the base run that some steps of these units read unchanged."""
+        steps = (step for unit in units for step in self._routes[unit])
+        return {t for step in steps for t in step.part.inputs if t not in step.noisy}
 
     def _compile_reference(self) -> _Whole:
         return self._compile_whole(set(self.outputs) - set(self.view.inputs), {})
@@ -329,9 +341,12 @@ class _Whole:
     outputs: Mapping[str, str]
 
 
-def _run_all(whole: _Whole, given: Mapping[str, Value]) -> dict[str, Value]:
-    made = run(whole.session, list(whole.outputs.values()), {t: given[t] for t in whole.inputs})
-    return {tensor: made[name] for tensor, name in whole.outputs.items()}
+def _run_all(
+    whole: _Whole, given: Mapping[str, Value], needed: Container[str]
+) -> dict[str, Value]:
+    names = {tensor: name for tensor, name in whole.outputs.items() if tensor in needed}
+    made = run(whole.session, list(names.values()), {t: given[t] for t in whole.inputs})
+    return {tensor: made[name] for tensor, name in names.items()}
 
 
 def _with_lifetimes(steps: Sequence[_Step]) -> tuple[_Step, ...]:

@@ -35,7 +35,8 @@ class Trials:
     Attributes:
         base: of the base run; all zero for FP32.
         units: unit name -> with that unit treated otherwise.
-        base_by_sample, by_sample: what these are means of, in the order of the samples.
+        base_by_sample, by_sample: what these are means of, in the order of the samples; a unit
+            that was given up has fewer.
     """
 
     base: Nsr
@@ -56,6 +57,7 @@ def run_trials(
     samples: Sequence[Sample],
     *,
     base: Iterable[Quantizer] = (),
+    promising: Callable[[Sequence[Nsr], Sequence[Nsr]], bool] | None = None,
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
 ) -> Trials:
@@ -66,28 +68,34 @@ def run_trials(
         units: named differently, their quantizers calibrated.
         samples: one run each, at least one.
         base: quantizers that are on where a unit does not say otherwise; none: FP32.
+        promising: asked once half of the samples are through, with the base's and a unit's NSRs
+            on these, whether the unit shall see the others; None: all do.
         workers: threads that run units side by side.
         step: told the number of runs finished since the last call.
     """
     runs = SuffixRuns(model, units, samples=len(samples), base=base)
     found: dict[str, list[Nsr]] = {unit.name: [] for unit in units}
-    bases = []
+    bases: list[Nsr] = []
+    names, half = list(found), (len(samples) + 1) // 2
     with ThreadPoolExecutor(workers) as pool:
         # one sample ahead, so that workers do not wait for the base run
         coming = [pool.submit(runs.plain, sample) for sample in samples[:2]]
         for position in range(len(samples)):
+            if promising and position == half:
+                names = [name for name in names if promising(bases, found[name])]
             plain = coming.pop(0).result()
             bases.append(dict(plain.nsr))
             last = position == len(samples) - 1
-            jobs = [(name, pool.submit(_one, runs, name, plain, drop=last)) for name in found]
-            coming += [pool.submit(runs.plain, s) for s in samples[position + 2 : position + 3]]
-            for name, job in jobs:
+            jobs = [pool.submit(_one, runs, name, plain, drop=last) for name in names]
+            if not coming and not last:
+                coming.append(pool.submit(runs.plain, samples[position + 1]))
+            for name, job in zip(names, jobs, strict=True):
                 found[name].append(job.result())
                 step(1)
             del plain, jobs
             release_unused()
-    means = {name: _mean(rows) for name, rows in found.items()}
-    return Trials(_mean(bases), means, bases, found)
+    means = {name: mean_nsr(rows) for name, rows in found.items()}
+    return Trials(mean_nsr(bases), means, bases, found)
 
 
 class TrialRuns:
@@ -121,7 +129,7 @@ class TrialRuns:
         self._found: dict[str, Nsr] = {}
         with ThreadPoolExecutor(workers) as pool:
             self._plains = list(pool.map(self._runs.plain, samples))
-        self.base = _mean([dict(plain.nsr) for plain in self._plains])
+        self.base = mean_nsr([dict(plain.nsr) for plain in self._plains])
 
     def means(self, names: Iterable[str]) -> dict[str, Nsr]:
         """Return unit -> mean NSR per float graph output."""
@@ -136,7 +144,7 @@ class TrialRuns:
                 if len(rows[name]) == len(self._plains):
                     self._runs.drop(name)
                 self._step(1)
-        self._found.update((name, _mean(found)) for name, found in rows.items())
+        self._found.update((name, mean_nsr(found)) for name, found in rows.items())
         release_unused()
         return {name: self._found[name] for name in wanted}
 
@@ -148,5 +156,6 @@ def _one(runs: SuffixRuns, name: str, plain: PlainRun, *, drop: bool) -> Nsr:
     return found
 
 
-def _mean(rows: Sequence[Nsr]) -> Nsr:
+def mean_nsr(rows: Sequence[Nsr]) -> Nsr:
+    """Return the mean over samples per output."""
     return {t: float(np.mean([row[t] for row in rows])) for t in rows[0]}

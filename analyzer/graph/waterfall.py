@@ -24,7 +24,7 @@ from analyzer.graph.view import GraphView
 from analyzer.quant.metrics import nsr_of, power
 from analyzer.records import Model, Quantizer, Sample, Step
 
-MOST_STEPS = 18
+MOST_STEPS = 14
 _Nsr = dict[str, float]
 
 

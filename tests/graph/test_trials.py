@@ -95,3 +95,32 @@ def test_a_small_model_is_tried_on_many_samples_and_a_large_one_on_two(net, monk
     assert trials.affordable(graph) == 16
     monkeypatch.setattr(trials, "node_seconds", lambda model, node: 1.0)
     assert trials.affordable(graph) == 2
+
+
+def test_a_unit_that_does_not_promise_anything_sees_half_of_the_samples(net):
+    """Asked once, with what base and unit showed on the first two of three samples."""
+    graph, active, samples = net
+    base = slots_by_node(active)
+    units = [altered(name, base, {q.key: None}) for name, q in zip("vw", active, strict=False)]
+    asked = []
+
+    def promising(before, after):
+        asked.append((list(before), list(after)))
+        return len(asked) > 1
+
+    found = run_trials(graph, units, samples, base=active, promising=promising)
+    every = run_trials(graph, units, samples, base=active)
+    assert [(len(before), len(after)) for before, after in asked] == [(2, 2), (2, 2)]
+    assert found.by_sample == {"v": every.by_sample["v"][:2], "w": every.by_sample["w"]}
+    assert found.base_by_sample == every.base_by_sample
+
+
+def test_only_what_some_units_need_is_made(net):
+    """The base run for one unit holds fewer tensors, and gives that unit's NSR to the bit."""
+    graph, active, samples = net
+    units = [Unit(q.node + q.slot, (q,)) for q in active]
+    runs = SuffixRuns(graph, units, samples=1)
+    last = units[-1].name
+    every, few = runs.plain(samples[0]), runs.plain(samples[0], [last])
+    assert set(few.values) < set(every.values)
+    assert runs.nsr(last, few) == runs.nsr(last, every)
