@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of a run: load -> place -> calibrate -> simulate -> probe -> balance -> diagnose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from analyzer.config import Config
+from analyzer.pipeline.explain import explain
+from analyzer.pipeline.stages import Job, Progress, Run, grouped, label
+from analyzer.records import Analysis
+from analyzer.targets.base import Target
+
+__all__ = ["Outcome", "Progress", "label", "run", "run_quantized", "run_targets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run for several targets.
+
+    Attributes:
+        analyses: of the targets that could be analysed, in the order asked for.
+        refused: target -> one sentence why not.
+    """
+
+    analyses: tuple[Analysis, ...]
+    refused: Mapping[str, str]
+
+
+def run(
+    path: Path, config: Config, *, progress: Progress | None = None, command: str = ""
+) -> Analysis:
+    """Analyse one model for one target.
+
+    Raises:
+        QAnalyzeError: for anything wrong with model, data, target or configuration.
+    """
+    outcome = run_targets(path, config, [config.target], progress=progress, command=command)
+    return outcome.analyses[0]
+
+
+def run_targets(
+    path: Path,
+    config: Config,
+    names: Sequence[str],
+    *,
+    progress: Progress | None = None,
+    command: str = "",
+    leave_out_unfit: bool = False,
+) -> Outcome:
+    """Analyse one model for several targets, which share data, FP32 runs and what is equal.
+
+    Args:
+        path: of the model.
+        config: its `target` is not looked at.
+        names: of targets.
+        progress: shows how far the run has come.
+        command: kept for provenance.
+        leave_out_unfit: go on without targets that do not offer what `config` asks for or
+            quantize nothing of the model; False: raise.
+
+    Raises:
+        QAnalyzeError: for anything wrong with model, data, targets or configuration.
+    """
+    with ExitStack() as stack:
+        going = Run(path, config, progress, command, stack, leave_out_unfit=leave_out_unfit)
+        found: dict[str, Analysis] = {}
+        for alike in grouped(going.targets(names), key=_sees):
+            jobs = going.calibrate(going.place(alike))
+            found.update((a.provenance.target, a) for a in _measured(going, jobs))
+    return Outcome(tuple(found[name] for name in names if name in found), going.refused)
+
+
+def run_quantized(
+    path: Path,
+    quantized: Path,
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Analysis:
+    """Analyse a model that somebody's quantizer made.
+
+    Args:
+        path: of the FP32 model it was made from, or of the quantized model again.
+        quantized: of the quantized model; placing and calibrating are read from it.
+        config: its `target` is not looked at.
+        progress: shows how far the run has come.
+        command: kept for provenance.
+
+    Raises:
+        QAnalyzeError: for anything wrong with a model, data or configuration.
+    """
+    with ExitStack() as stack:
+        going = Run(path, config, progress, command, stack)
+        (analysis,) = _measured(going, [going.read(quantized)])
+    return analysis
+
+
+def _measured(going: Run, jobs: Sequence[Job]) -> Iterator[Analysis]:
+    """Run calibrated plans, and explain what each of them does."""
+    for job, simulation, scores in going.simulate(going.slice(jobs)):
+        yield explain(going, job, simulation, scores)
+
+
+def _sees(target: Target) -> tuple[object, bool]:
+    """Return what makes the graph that a target sees: equal for targets that can share it."""
+    return getattr(target.rewrite, "__func__", target.rewrite), target.folds_norms
