@@ -15,7 +15,8 @@ from typing import Any
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
 sys.path.append(str(SAMPLES))
 
-from plant_faults import DATA, PLANTERS, SPOTS, Spot, evidence, plant  # noqa: E402
+from plant_faults import SPOTS, evidence, plant  # noqa: E402
+from planters import DATA, PLANTERS, Spot  # noqa: E402
 
 __all__ = [
     "CODES",
