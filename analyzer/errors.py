@@ -15,7 +15,9 @@ what to do about it.  Anything else that is raised is a bug of ours (exit 3).
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class QAnalyzeError(Exception):
@@ -66,3 +68,18 @@ def nearest(value: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(names)}."
+
+
+def raised_at(error: BaseException, *, ours: str, otherwise: str) -> str:
+    """Point to the line of a user's own code that raised, as the remedy of an error.
+
+    Args:
+        error: as it was caught.
+        ours: `__file__` of the module that called the user's code.
+        otherwise: what to say where none of the user's lines ran.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if frame.filename != ours]
+    if not theirs:
+        return otherwise
+    return f"See {Path(theirs[-1].filename).name}, line {theirs[-1].lineno}."

@@ -32,6 +32,19 @@ def bind(tmp_path):
 
 
 @pytest.fixture
+def two_ends(bind):
+    """A small bound model of two branches with an output each."""
+    rng = np.random.default_rng(0)
+    return bind(
+        """g (float[1,8] x) => (float[1,8] y, float[1,8] z) {
+            [a] h = Gemm(x, w0)  [r] k = Relu(h)  [b] y = Gemm(k, w1)  [c] z = MatMul(h, w1)
+        }""",
+        w0=rng.standard_normal((8, 8)).astype(np.float32),
+        w1=rng.standard_normal((8, 8)).astype(np.float32),
+    )
+
+
+@pytest.fixture
 def shared():
     """Return a function: name of a shared model -> bound model, free axes 1 where not given."""
 

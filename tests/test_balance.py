@@ -22,16 +22,9 @@ from analyzer.targets.espdl import ESP32P4
 
 
 @pytest.fixture
-def net(bind):
+def net(two_ends):
     """A small net with two outputs, its plan, samples, and sources measured by full runs."""
-    rng = np.random.default_rng(0)
-    model = bind(
-        """g (float[1,8] x) => (float[1,8] y, float[1,8] z) {
-            [a] h = Gemm(x, w0)  [r] k = Relu(h)  [b] y = Gemm(k, w1)  [c] z = MatMul(h, w1)
-        }""",
-        w0=rng.standard_normal((8, 8)).astype(np.float32),
-        w1=rng.standard_normal((8, 8)).astype(np.float32),
-    )
+    model, rng = two_ends, np.random.default_rng(1)
     samples = [{"x": rng.standard_normal((1, 8)).astype(np.float32)} for _ in range(2)]
     graph, plan = place(model, ESP32P4, Setting(observer="minmax"))
     plan = calibrate(graph, plan, ESP32P4, samples)

@@ -19,16 +19,8 @@ from analyzer.targets.espdl import ESP32P4
 
 
 @pytest.fixture
-def net(bind):
-    rng = np.random.default_rng(0)
-    model = bind(
-        """g (float[1,8] x) => (float[1,8] y, float[1,8] z) {
-            [a] h = Gemm(x, w0)  [r] k = Relu(h)  [b] y = Gemm(k, w1)  [c] z = MatMul(h, w1)
-        }""",
-        w0=rng.standard_normal((8, 8)).astype(np.float32),
-        w1=rng.standard_normal((8, 8)).astype(np.float32),
-    )
-    graph, plan = place(model, ESP32P4, Setting(observer="minmax"))
+def net(two_ends):
+    graph, plan = place(two_ends, ESP32P4, Setting(observer="minmax"))
     return graph, calibrate(graph, plan, ESP32P4, samples_of(4))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -22,7 +21,7 @@ import numpy as np
 from analyzer.data.arrays import Loaded, Spool, make_block, pick
 from analyzer.data.cache import SampleCache
 from analyzer.data.fitting import Array, Shape
-from analyzer.errors import DataError, nearest
+from analyzer.errors import DataError, nearest, raised_at
 from analyzer.records import TensorSpec
 
 # An endless generator must end somewhere; more samples than that change no statistics.
@@ -176,13 +175,9 @@ class StreamSource:
         except DataError:
             raise
         except Exception as error:  # the user's code may raise anything
-            frames = traceback.extract_tb(error.__traceback__)
-            theirs = [frame for frame in frames if frame.filename != __file__]
             raise DataError(
                 f"{self._name} raised {type(error).__name__} after {done} samples: {error}.",
-                f"See {Path(theirs[-1].filename).name}, line {theirs[-1].lineno}."
-                if theirs
-                else "It is called without arguments.",
+                raised_at(error, ours=__file__, otherwise="It is called without arguments."),
             ) from error
 
     def _store(self, index: int, sample: Mapping[str, Array]) -> None:

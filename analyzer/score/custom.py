@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import inspect
 import numbers
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from analyzer.data.generators import import_named
-from analyzer.errors import ConfigError, DataError
+from analyzer.errors import ConfigError, DataError, raised_at
 from analyzer.records import TaskScore
 from analyzer.score.judge import Arrays
 
@@ -105,13 +103,11 @@ class CustomJudge:
         try:
             return ask()
         except Exception as error:  # the user's code may raise anything
-            frames = traceback.extract_tb(error.__traceback__)
-            theirs = [frame for frame in frames if frame.filename != __file__]
             raise ConfigError(
                 f"The metric {self._name} raised {type(error).__name__} {when}: {error}.",
-                f"See {Path(theirs[-1].filename).name}, line {theirs[-1].lineno}."
-                if theirs
-                else "It is called as metric(fp32, int8, name).",
+                raised_at(
+                    error, ours=__file__, otherwise="It is called as metric(fp32, int8, name)."
+                ),
             ) from error
 
     def _numbers(self, answer: object, when: str) -> dict[str, float]:

@@ -118,11 +118,14 @@ def placed(folder, seed, target_name, observer="minmax"):
     return graph, calibrate(graph, plan, target, samples)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@settings(
+RANDOM = settings(
     max_examples=12, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@RANDOM
 @given(seed=st.integers(0, 10_000))
 def test_sources_are_a_partition(tmp_path, target, seed):
     """Every active quantizer in exactly one source, names unique, order that of the plan."""
@@ -147,10 +150,7 @@ def test_sources_are_a_partition(tmp_path, target, seed):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(
-    max_examples=12, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+@RANDOM
 @given(seed=st.integers(0, 10_000))
 def test_one_grid_on_one_value_is_one_source(tmp_path, target, seed):
     """Two layers that round one tensor, or share a scale by the target's rules, are not two."""
