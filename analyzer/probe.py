@@ -77,6 +77,17 @@ def units_for(
     return units, names
 
 
+def parts_of(units: Iterable[Unit], booked: Iterable[str]) -> dict[str, list[str]]:
+    """Return every unit that is not booked, with the booked ones that hold its quantizers."""
+    listed, chosen = list(units), set(booked)
+    holder = {q.key: unit.name for unit in listed if unit.name in chosen for q in unit.quantizers}
+    return {
+        unit.name: list(dict.fromkeys(holder[q.key] for q in unit.quantizers if q.key in holder))
+        for unit in listed
+        if unit.name not in chosen
+    }
+
+
 def probe(
     model: Model,
     units: Sequence[Unit],
@@ -85,7 +96,7 @@ def probe(
     every_sample: bool,
     order: Sequence[int] | None = None,
     ranked: Iterable[str] | None = None,
-    booked: Iterable[str] | None = None,
+    within: Mapping[str, Sequence[str]] | None = None,
     loudness: Mapping[str, float] | None = None,
     workers: int = 1,
     step: Callable[[int], None] = lambda n: None,
@@ -100,7 +111,9 @@ def probe(
             for the units that matter.
         order: which samples to look at first; None: as they come.
         ranked: units that always see the first few samples; None: all.
-        booked: units that are added up, of which the heaviest see a few samples too; None: all.
+        within: unit that is not added up -> those that are and hold its quantizers; it is probed
+            only where these make a hundredth of the noise.  Of all others the heaviest see the
+            first few samples, too.
         loudness: unit -> noise it adds at its own place (local NSR); where given, units that are
             not ranked are probed the loudest first, until the rest is not expected to hold a
             hundredth of the noise.
@@ -123,10 +136,13 @@ def probe(
             if first > FIRST_SAMPLES or loudness is None:
                 going.see(going.names, first)
             else:
+                parts = within or {}
+                booked = [n for n in going.names if n not in parts]
                 going.see([n for n in going.names if n in chosen], first)
-                going.see_loudest(loudness)
-                heavy = going.heavy(going.names if booked is None else booked)
-                going.see([n for n in going.names if n in heavy], first)
+                going.see_loudest({n: loudness.get(n, 0.0) for n in booked})
+                heavy = going.heavy(booked)
+                going.see([n for n in booked if n in heavy], first)
+                going.see_within(parts, booked)
             going.settle(first)
     return going.summary()
 
@@ -225,6 +241,17 @@ class _Probing:
             left = float(np.quantile(gains, 0.95)) * sum(loudness[n] for n in waiting)
             if left <= (1 - SHARE) * sum(means.values()):
                 break
+
+    def see_within(self, within: Mapping[str, Sequence[str]], booked: Iterable[str]) -> None:
+        """Let units see one sample that are parts of booked ones, if those are loud."""
+        means = self.means()
+        total = sum(means.get(n, 0.0) for n in booked)
+        loud = [
+            name
+            for name, whole in within.items()
+            if sum(means.get(n, 0.0) for n in whole) > (1 - SHARE) * total
+        ]
+        self.see([n for n in loud if not self.seen[n]], 1)
 
     def heavy(self, names: Iterable[str]) -> set[str]:
         """Return the fewest of some units that make up 99 % of the noise seen of them."""

@@ -13,7 +13,7 @@ from analyzer import probe as stage
 from analyzer.calibrate import calibrate
 from analyzer.graph.suffix import SuffixRuns, Unit
 from analyzer.place import place
-from analyzer.probe import MOST_SAMPLES, Isolated, probe, units_for, units_of
+from analyzer.probe import MOST_SAMPLES, Isolated, parts_of, probe, units_for, units_of
 from analyzer.records import Setting, Source
 from analyzer.targets.espdl import ESP32P4
 
@@ -243,8 +243,26 @@ def test_the_few_that_make_the_noise_are_looked_at_longer(noises):
 def test_only_what_is_booked_counts_as_noise(noises):
     """Rows that overlap with other units are not added up: a's 90 do not hide b and d."""
     noise = {"c": 0.1, "a": 90.0, "d": 0.4, "b": 9.5}
-    found = noises(noise)(ranked=[], loudness=noise, booked=["b", "c", "d"])
+    found = noises(noise)(ranked=[], loudness=noise, within={"a": ["b"]})
     assert {name: row.samples for name, row in found.items()} == {"c": 1, "a": 1, "d": 3, "b": 3}
+
+
+def test_a_part_of_what_is_quiet_is_not_probed(noises):
+    """The row's quantizers belong to a source that makes no more than 1 of 100."""
+    noise = {"c": 0.1, "a": 90.0, "d": 0.4, "b": 9.5}
+    found = noises(noise)(ranked=[], loudness=noise, within={"a": ["c"]})
+    assert found["a"].samples == 0
+
+
+def test_parts_know_what_holds_their_quantizers(net):
+    """A row that is no source by itself names the sources of its quantizers, each once."""
+    _, plan = net
+    a, r, b, *_ = units_of(plan, plan.layers)
+    group = Unit("group", (*a.quantizers[-1:], *r.quantizers))
+    rest = Unit("rest", a.quantizers[:-1])
+    assert parts_of([a, r, b, group, rest], ["group", "rest", "b"]) == {
+        "a": ["rest", "group"], "r": ["group"]
+    }  # fmt: skip
 
 
 def test_nothing_else_is_left_to_probe(noises):

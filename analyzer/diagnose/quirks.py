@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -15,14 +16,21 @@ from analyzer.graph.view import GraphView
 from analyzer.records import Finding, Quantizer
 from analyzer.targets.base import F64, Target
 
+QUIET = 0.002  # of the noise of all rows
 _Undo = Callable[[Case, Finding], Changes]
 
 
 def quirks(case: Case) -> Iterator[Candidate]:
-    """Yield every quirk, whatever its trial says; some are about the file and cannot be tried."""
+    """Yield every quirk, whatever its trial says.
+
+    Some are about the file and cannot be tried; a layer that makes next to no noise needs not.
+    """
+    known = {row.name: row.isolated_nsr for row in case.rows if row.isolated_nsr is not None}
+    least = QUIET * sum(nsr for nsr in known.values() if math.isfinite(nsr))
+    loud = {q.node for q in case.plan.quantizers if not known.get(q.node, math.inf) < least}
     for finding in case.quirks:
         undo = _UNDO.get(finding.code)
-        changes = undo(case, finding) if undo and finding.layer else {}
+        changes = undo(case, finding) if undo and finding.layer in loud else {}
         yield Candidate(finding.code, finding.layer, finding.evidence, changes, certain=True)
 
 

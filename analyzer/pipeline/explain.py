@@ -24,7 +24,7 @@ from analyzer.graph.trials import affordable
 from analyzer.graph.view import GraphView
 from analyzer.memory import peak_rss_bytes
 from analyzer.pipeline.stages import Job, Run
-from analyzer.probe import MOST_SAMPLES, Isolated, probe, units_for, units_of
+from analyzer.probe import MOST_SAMPLES, Isolated, parts_of, probe, units_for, units_of
 from analyzer.records import Analysis, Balance, LayerError, Sample, Source, TaskScore
 from analyzer.simulate import Simulation
 
@@ -61,7 +61,7 @@ class _Explaining:
         few = [self.run.samples(1)[i] for i in visits[: affordable(job.graph)]]
         books = self._balance(measured, few)
         rows = layers(job.graph, job.plan, simulation, isolated)
-        rows, books = self._dissect(rows, books, few)
+        rows, books = self._dissect(rows, books, few[: (len(few) + 1) // 2])
         ends = outputs(job.graph, simulation, books)
         case = Case(
             job.graph, job.plan, job.target, rows, ends, books, few,
@@ -109,7 +109,7 @@ class _Explaining:
                 every_sample=exact,
                 order=visits,
                 ranked=plan.computing,
-                booked=set(names.values()),
+                within=parts_of(units, names.values()),
                 loudness={u.name: sum(local.get(n, 0.0) for n in u.nodes) for u in units},
                 workers=self.run.workers,
                 step=step,
