@@ -22,6 +22,7 @@ from analyzer.graph.suffix import Unit, altered
 from analyzer.graph.trials import Nsr, TrialRuns, run_trials
 from analyzer.graph.waterfall import waterfall
 from analyzer.records import (
+    ADDITIVE,
     Balance,
     Interaction,
     Model,
@@ -31,7 +32,6 @@ from analyzer.records import (
     Step,
 )
 
-ADDITIVE = (0.7, 1.5)  # outside, isolated errors do not add up to the accumulated one
 CLOSED = 0.25  # share of the accumulated error that may stay unexplained
 MOST_PEELS = 5
 PAIRED = 3  # sources whose pairs are shown

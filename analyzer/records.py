@@ -26,6 +26,9 @@ Observer = str  # name of a range observer: "minmax", "percentile", "kl" ... (se
 # Input name -> array of one run.  Any: float32, but also int64 tokens and bool masks.
 Sample = Mapping[str, npt.NDArray[Any]]
 
+# Outside of this additivity, isolated errors do not add up to the accumulated one.
+ADDITIVE = (0.7, 1.5)
+
 
 class Samples(Protocol):
     """Prepared inputs, one run each; reading one again gives the same arrays."""

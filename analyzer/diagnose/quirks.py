@@ -12,7 +12,7 @@ import numpy as np
 from analyzer.diagnose.biases import widened
 from analyzer.diagnose.candidate import Candidate, Changes
 from analyzer.diagnose.case import Case
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import weight_output_axis
 from analyzer.records import Finding, Quantizer
 from analyzer.targets.base import F64, Target
 
@@ -88,14 +88,10 @@ def _rescaled_constant(case: Case, finding: Finding, *, per_channel: bool) -> Ch
             continue
         if q.slot in named or q.tensor in named:
             array = view.array(q.tensor).astype(np.float32)
-            axis = _output_axis(view, q) if per_channel else q.axis
+            node = view.nodes[q.node]
+            axis = weight_output_axis(node, array.ndim) if per_channel else q.axis
             changes[q.key] = _scaled_to(case.target, replace(q, axis=axis), array)
     return changes
-
-
-def _output_axis(view: GraphView, quantizer: Quantizer) -> int:
-    node = view.nodes[quantizer.node]
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, view.array(quantizer.tensor).ndim - 1)
 
 
 def _scaled_to(target: Target, quantizer: Quantizer, array: np.ndarray) -> Quantizer:

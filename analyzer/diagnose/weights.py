@@ -17,7 +17,7 @@ from analyzer.diagnose.candidate import Candidate
 from analyzer.diagnose.case import Case
 from analyzer.diagnose.grids import fitted, is_power_of_two, with_scales
 from analyzer.diagnose.sites import worst
-from analyzer.graph.view import attributes, gemm_output_axis
+from analyzer.graph.view import attributes, weight_output_axis
 from analyzer.quant.fake import calibrated
 from analyzer.records import Quantizer
 
@@ -43,14 +43,7 @@ def _output_axis(case: Case, quantizer: Quantizer) -> int | None:
     node = case.view.nodes[quantizer.node]
     if quantizer.role != "weight" or quantizer.slot != "in1":
         return None
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1
-    if node.op_type == "Gemm":
-        return gemm_output_axis(node)
-    rank = len(case.model.shapes[quantizer.tensor])
-    return rank - 1 if node.op_type == "MatMul" and rank > 1 else None
+    return weight_output_axis(node, len(case.model.shapes[quantizer.tensor]))
 
 
 def _unequal(case: Case, quantizer: Quantizer, axis: int, share: float) -> Candidate | None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyzer.dissect.looks import RangeLook
-from analyzer.graph.families import CARRYING
+from analyzer.graph.families import carried_inputs
 from analyzer.graph.suffix import Unit
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import calibrated
@@ -242,10 +242,10 @@ def _carried(view: GraphView, members: Sequence[Quantizer]) -> set[str]:
         if tensor not in known:
             node = view.nodes.get(view.producer.get(tensor, ""))
             known[tensor] = False
-            if node is not None and node.op_type in CARRYING:
-                count = len(node.input) if node.op_type == "Concat" else 1
+            inputs = carried_inputs(node) if node is not None else []
+            if node is not None and inputs:
                 known[tensor] = all(
-                    rounded(t, (node.name, f"in{k}")) for k, t in enumerate(node.input[:count])
+                    rounded(t, (node.name, f"in{k}")) for k, t in enumerate(inputs)
                 )
         return known[tensor]
 

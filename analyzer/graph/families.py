@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import onnx
+
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import calibrated
 from analyzer.records import Quantizer, QuantPlan, Source
 
 # Op types every output value of which is one of their input values.
-CARRYING = frozenset(
+_CARRYING = frozenset(
     """
     Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity MaxPool Reshape
     Resize ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze
@@ -55,6 +57,13 @@ def sources_of(view: GraphView, plan: QuantPlan) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: order[source.quantizers[0]]))
 
 
+def carried_inputs(node: onnx.NodeProto) -> list[str]:
+    """Return the inputs whose values are all that the outputs of `node` hold; none elsewhere."""
+    if node.op_type not in _CARRYING:
+        return []
+    return list(node.input) if node.op_type == "Concat" else list(node.input[:1])
+
+
 def _families(view: GraphView, active: Iterable[Quantizer]) -> dict[str, list[Quantizer]]:
     """Group the quantizers of tensors that are not constant; the key is any tensor of a family."""
     parents: dict[str, str] = {}
@@ -74,9 +83,7 @@ def _families(view: GraphView, active: Iterable[Quantizer]) -> dict[str, list[Qu
                 in_group.setdefault(quantizer.group, quantizer.tensor)
             )
     for node in view.nodes.values():
-        if node.op_type not in CARRYING:
-            continue
-        for tensor in node.input[:] if node.op_type == "Concat" else node.input[:1]:
+        for tensor in carried_inputs(node):
             for output in filter(None, node.output):
                 own = grids.setdefault(output, set())
                 before = grids.get(tensor, set())

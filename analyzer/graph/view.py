@@ -52,6 +52,20 @@ def gemm_output_axis(node: onnx.NodeProto) -> int:
     return 0 if attributes(node).get("transB", 0) else 1
 
 
+def weight_output_axis(node: onnx.NodeProto, rank: int) -> int | None:
+    """Return the axis of a node's second input that runs over its outputs.
+
+    Args:
+        node: Conv, ConvTranspose, Gemm or MatMul; others have none.
+        rank: of that input; a MatMul by a vector has no such axis.
+    """
+    if node.op_type == "Gemm":
+        return gemm_output_axis(node)
+    if node.op_type == "MatMul":
+        return rank - 1 if rank > 1 else None
+    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
+
+
 class GraphView:
     """Look-ups over a graph that is not changed while the view is alive.
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from analyzer.records import Analysis, Quantizer
+from analyzer.records import ADDITIVE, Analysis, Quantizer
 from analyzer.report import ledger, tables, view, wording
 from analyzer.store import to_json
 
@@ -75,7 +75,7 @@ def _view(analysis: Analysis) -> dict[str, Any]:  # Any: what the template reads
         "worst": analysis.worst_output,
         "whole": [output for output in analysis.outputs if output.slice_of is None],
         "outputs": ledger.in_families(analysis.outputs),
-        "additive": ledger.ADDITIVE,
+        "additive": ADDITIVE,
         "cards": cards,
         "more_cards": more,
         "ledgers": view.ledgers(analysis),

@@ -10,10 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analyzer.records import Analysis, Interaction, OutputError, Source
-
-# Outside of this band isolated errors do not add up to the accumulated one.
-ADDITIVE = (0.7, 1.5)
+from analyzer.records import ADDITIVE, Analysis, Interaction, OutputError, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
-from analyzer.graph.view import GraphView, captured, reads, subgraphs
+from analyzer.graph.view import GraphView, captured, reads, subgraphs, weight_output_axis
 
 
 def parsed(text):
@@ -110,3 +111,17 @@ def test_initializers_are_no_inputs():
     assert view.is_constant("w")
     assert not view.is_constant("x")
     np.testing.assert_array_equal(view.array("w"), np.float32([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "rank", "expected"),
+    [
+        ("Conv", {}, 4, 0), ("ConvTranspose", {}, 4, 1), ("Gemm", {}, 2, 1),
+        ("Gemm", {"transB": 1}, 2, 0), ("MatMul", {}, 3, 2), ("MatMul", {}, 1, None),
+        ("Mul", {}, 2, None),
+    ],
+)  # fmt: skip
+def test_the_output_axis_of_a_weight(op, attributes, rank, expected):
+    """As ONNX lays weights out; a transposed Gemm has its outputs in front."""
+    node = helper.make_node(op, ["x", "w"], ["y"], **attributes)
+    assert weight_output_axis(node, rank) == expected
