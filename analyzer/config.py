@@ -7,15 +7,32 @@ defaults, and refuses what it does not know.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analyzer.errors import ConfigError, nearest
 from analyzer.records import Granularity, Observer, Setting
+from analyzer.values import (
+    Budget,
+    Goal,
+    joined_names,
+    parse_budget,
+    parse_choice,
+    parse_count,
+    parse_dispatch,
+    parse_formats,
+    parse_goal,
+    parse_samples,
+    parse_seconds,
+    parse_seed,
+    parse_shapes,
+    parse_share,
+    parse_slices,
+    parse_truth,
+)
 
 Task = Literal["auto", "none", "classification", "detection", "embedding", "tokens"]
 Preprocessing = Mapping[str, object]
@@ -30,7 +47,7 @@ ENVIRONMENT = frozenset(
     f"QANALYZE_{name}"
     for name in (
         "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION PRECISION GRANULARITY SAMPLES LABELS "
-        "TASK METRIC THREADS MAX_NSR".split()
+        "TASK METRIC THREADS BUDGET GOAL TIME_LIMIT LATENCY EXPORT MAX_NSR".split()
     )
 )
 
@@ -56,6 +73,14 @@ class Config:
         metric: the user's own, `module:function`.
         shapes: input name -> shape of one run.
         preset, preprocessing: how images become inputs, see `analyzer.data`.
+        propose: look for remedies.
+        budget: most that the recommended proposal may cost: share of the multiply-accumulates
+            moved to more than 8 bits or to float, or milliseconds by the table `latency`.
+        goal: what is good enough: "nsr" with the highest NSR allowed at any output, or the name
+            of a score with the lowest allowed.
+        time_limit: seconds for the whole run; the search for proposals stops there.
+        latency: path of the user's own measurements, see `analyzer.propose.costs`.
+        export: names of formats, see `analyzer.export`; ("all",): every one.
         max_nsr: gate: highest NSR allowed at any output.
         threads: how many cores to use; None: all of this process.
         seed: kept for provenance; nothing is random so far.
@@ -78,6 +103,12 @@ class Config:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     preset: str | None = None
     preprocessing: Preprocessing = field(default_factory=dict)
+    propose: bool = True
+    budget: Budget = (0.05, "share")
+    goal: Goal | None = None
+    time_limit: float | None = None
+    latency: str | None = None
+    export: tuple[str, ...] = ()
     max_nsr: float | None = None
     threads: int | None = None
     seed: int = 0
@@ -111,7 +142,7 @@ def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
     if stated.get("quantized"):
         _check_alone(stated)
     parsed = {key: _parse(key, value) for key, value in merged.items()}
-    return Config(**parsed, preprocessing=preprocessing)
+    return _checked(Config(**parsed, preprocessing=preprocessing), stated)
 
 
 def _check_alone(stated: Mapping[str, Any]) -> None:
@@ -123,11 +154,39 @@ def _check_alone(stated: Mapping[str, Any]) -> None:
     decided = ("target", "calibration", "precision", "dispatch", "granularity", "calib_samples")
     for key in decided:
         if key in stated:
-            flag = f"--{key.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} has no effect on --quantized, whose file holds all scales.",
-                f"Leave out one of the two: {flag} or --quantized.",
+                f"{_flag(key)} has no effect on --quantized, whose file holds all scales.",
+                f"Leave out one of the two: {_flag(key)} or --quantized.",
             )
+
+
+def _checked(config: Config, stated: Mapping[str, Any]) -> Config:
+    """Hold what is said of proposals together.
+
+    Raises:
+        ConfigError: if a budget lacks its table, or nothing would be proposed.
+    """
+    if config.quantized or not config.propose:
+        other = "quantized" if config.quantized else "no_propose"
+        for key in _ADVICE:
+            if key in stated:
+                raise ConfigError(
+                    f"{_flag(key)} needs proposals, which there are none of with {_flag(other)}.",
+                    f"Leave out one of the two: {_flag(key)} or {_flag(other)}.",
+                )
+        # what a file asks of every run does not concern one without proposals
+        return replace(config, propose=False, export=())
+    amount, unit = config.budget
+    if unit == "ms" and config.latency is None:
+        raise ConfigError(
+            f"budget: {amount:g} ms cannot be held against anything.",
+            "Give --latency TABLE.csv, or a share of the multiply-accumulates such as 5%.",
+        )
+    return config
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
@@ -143,99 +202,12 @@ def check_environment(environment: Mapping[str, str]) -> None:
 
 def _parse(key: str, value: object) -> Any:  # Any: each key has a type of its own
     """Parse one value; an error says which option it belongs to."""
-    if isinstance(value, list | dict) and key not in ("shapes", "dispatch", "slices", "target"):
+    if isinstance(value, list | dict) and key not in _SEVERAL:
         raise ConfigError(f"{key} is {value!r}, expected one value.", "Give a text or a number.")
     try:
         return _PARSERS.get(key, str)(value)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error.message}", error.remedy) from error
-
-
-def parse_share(text: object) -> float:
-    """Parse a ratio: "10%" or 0.1.
-
-    Raises:
-        ConfigError: if it is neither, or negative.
-    """
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*", str(text))
-    try:
-        value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise ConfigError(f"{str(text)!r} is no share.", "Expected a number such as 10% or 0.1.")
-    return value
-
-
-def parse_shapes(texts: object) -> dict[str, tuple[int, ...]]:
-    """Parse `name=1,3,640,640` entries.
-
-    Raises:
-        ConfigError: if one has another form or an axis below 1.
-    """
-    if isinstance(texts, Mapping):
-        texts = [
-            f"{name}={dims if isinstance(dims, str) else ','.join(map(str, _list(dims)))}"
-            for name, dims in texts.items()
-        ]
-    entries = (
-        [texts]
-        if isinstance(texts, str)
-        else list(texts)
-        if isinstance(texts, list | tuple)
-        else []
-    )
-    shapes = {}
-    for text in entries:
-        name, separator, dims = str(text).rpartition("=")
-        axes = re.split(r"[,x]", dims.strip()) if dims.strip() else []
-        if not separator or not name or not all(re.fullmatch(r"[1-9][0-9]*", a) for a in axes):
-            raise ConfigError(
-                f"{text!r} is no shape.", "Expected NAME=DIMS such as images=1,3,640,640."
-            )
-        shapes[name] = tuple(int(a) for a in axes)
-    return shapes
-
-
-def parse_dispatch(entries: object) -> dict[str, str]:
-    """Parse `layer=precision` entries, or take a table of them.
-
-    Raises:
-        ConfigError: if one has another form.
-    """
-    if isinstance(entries, Mapping):
-        return {str(layer): str(precision) for layer, precision in entries.items()}
-    table = {}
-    for text in map(str, _list(entries)):
-        layer, _, precision = text.rpartition("=")
-        if not layer or not precision:
-            raise ConfigError(
-                f"{text!r} dispatches nothing.",
-                "Expected LAYER=PRECISION such as /conv/Conv=int16.",
-            )
-        table[layer] = precision
-    return table
-
-
-def parse_slices(entries: object) -> dict[str, str]:
-    """Parse `name=expression` entries, or take a table of them.
-
-    Raises:
-        ConfigError: if one has another form, or a name comes twice.
-    """
-    if isinstance(entries, Mapping):
-        return {str(name): str(expression) for name, expression in entries.items()}
-    slices: dict[str, str] = {}
-    for text in map(str, _list(entries)):
-        name, _, expression = (part.strip() for part in text.partition("="))
-        if not name or not expression:
-            raise ConfigError(
-                f"{text!r} is no slice.", "Expected NAME=EXPRESSION such as boxes=output0[:, :4]."
-            )
-        if name in slices:
-            raise ConfigError(f"Two slices are called {name!r}.", "Give one another name.")
-        slices[name] = expression
-    return slices
 
 
 def _from_pyproject(path: Path) -> dict[str, Any]:
@@ -255,46 +227,23 @@ def _from_pyproject(path: Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in found.items()}
 
 
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _names(value: object) -> str:
-    return ",".join(map(str, _list(value)))
-
-
-def _count(value: object) -> int:
-    if not re.fullmatch(r"[1-9][0-9]*", str(value)):
-        raise ConfigError(f"{str(value)!r} is no count.", "Expected a whole number from 1 on.")
-    return int(str(value))
-
-
-def _seed(value: object) -> int:
-    if not re.fullmatch(r"[0-9]+", str(value)):
-        raise ConfigError(f"{str(value)!r} is no seed.", "Expected a whole number from 0 on.")
-    return int(str(value))
-
-
-def _samples(value: object) -> int | None:
-    return None if str(value) == "auto" else _count(value)
-
-
-def _choice(values: tuple[str, ...], value: object) -> str:
-    if str(value) not in values:
-        raise ConfigError(f"{str(value)!r} is unknown.", nearest(str(value), values))
-    return str(value)
-
-
 _PARSERS: dict[str, Any] = {
-    "calib_samples": _count,
-    "samples": _samples,
-    "threads": _count,
-    "seed": _seed,
-    "target": _names,
+    "calib_samples": parse_count,
+    "samples": parse_samples,
+    "threads": parse_count,
+    "seed": parse_seed,
+    "target": joined_names,
     "dispatch": parse_dispatch,
-    "granularity": lambda v: _choice(get_args(Granularity), v),
+    "granularity": lambda v: parse_choice(get_args(Granularity), v),
     "slices": parse_slices,
-    "task": lambda v: _choice(get_args(Task), v),
+    "task": lambda v: parse_choice(get_args(Task), v),
     "shapes": parse_shapes,
     "max_nsr": parse_share,
+    "propose": parse_truth,
+    "budget": parse_budget,
+    "goal": parse_goal,
+    "time_limit": parse_seconds,
+    "export": parse_formats,
 }
+_SEVERAL = ("shapes", "dispatch", "slices", "target", "export")  # may be a list or a table
+_ADVICE = ("export", "budget", "goal", "latency")  # what only proposals are made by

@@ -6,6 +6,7 @@
     ├── DataError            calibration, evaluation or label data
     ├── TargetError          a target name, or a model that a target cannot quantize
     ├── ConfigError          an option, an environment variable or a configuration file
+    ├── ExportError          a plan that cannot be written for a quantizer
     └── StoreError           an analysis.json that cannot be read or written
 
 Every message says in one sentence what was found and what was expected; `remedy` says in one more
@@ -51,6 +52,10 @@ class TargetError(QAnalyzeError):
 
 class ConfigError(QAnalyzeError):
     """An option, an environment variable or a configuration file is wrong."""
+
+
+class ExportError(QAnalyzeError):
+    """A plan cannot be written for a quantizer."""
 
 
 class StoreError(QAnalyzeError):

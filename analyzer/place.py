@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from analyzer.errors import TargetError, nearest
+from analyzer.fixes.edits import apply_edits
 from analyzer.graph.build import in_execution_order
 from analyzer.graph.view import GraphView
-from analyzer.records import Model, QuantPlan, Setting
+from analyzer.records import Edit, Model, Quantizer, QuantPlan, Setting
 from analyzer.targets.base import Target
 
 _ANY = Setting()
@@ -26,7 +27,12 @@ def place(model: Model, target: Target, setting: Setting = _ANY) -> tuple[Model,
             `setting` asks for.
     """
     check_setting(target, setting)
-    prepared = target.prepare(model)
+    prepared = prepare(model, target, setting.edits)
+    return prepared, place_on(prepared, target, setting)
+
+
+def place_on(prepared: Model, target: Target, setting: Setting) -> QuantPlan:
+    """Place the quantizers of `target` on the graph that `prepare` returned, see `place`."""
     _check_names(prepared, target, setting)
     plan = target.place(prepared, setting)
     if not plan.layers:
@@ -37,7 +43,35 @@ def place(model: Model, target: Target, setting: Setting = _ANY) -> tuple[Model,
             "Choose another target, see --list-targets.",
         )
     view = GraphView(prepared.proto.graph)
-    return prepared, replace(plan, quantizers=in_execution_order(view, plan.quantizers))
+    quantizers = _with_ranges(prepared, target, setting, plan.quantizers)
+    return replace(plan, quantizers=in_execution_order(view, quantizers))
+
+
+def prepare(model: Model, target: Target, edits: Collection[Edit] = ()) -> Model:
+    """Return the graph that the target really quantizes, with edits of the user's choice."""
+    by_target = [edit for edit in edits if edit.kind in target.native_edits]
+    prepared = target.prepare(apply_edits(model, (e for e in edits if e not in by_target)))
+    for edit in by_target:
+        prepared = target.edit(prepared, edit)
+    return prepared
+
+
+def _with_ranges(
+    model: Model, target: Target, setting: Setting, quantizers: Sequence[Quantizer]
+) -> tuple[Quantizer, ...]:
+    """Give tensors the ranges that the user wants them to have."""
+    for name in setting.ranges:
+        if name not in model.shapes:
+            raise TargetError(
+                f"There is no tensor {name!r} in the graph that {target.name!r} quantizes.",
+                nearest(name, model.shapes),
+            )
+    return tuple(
+        replace(q, fixed_range=setting.ranges[q.tensor])
+        if q.tensor in setting.ranges and q.follows is None and q.role in ("input", "activation")
+        else q
+        for q in quantizers
+    )
 
 
 def check_setting(target: Target, setting: Setting) -> None:

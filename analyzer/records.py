@@ -148,6 +148,32 @@ class Quantizer:
         return self.node, self.slot
 
 
+EditKind = Literal[
+    "weight_split", "channel_split", "equalization", "smoothing", "bias_correction"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A rewrite of the FP32 graph before it is quantized; what it computes stays as it is.
+
+    (But for a bias correction, which moves FP32 biases to where the quantized ones should be.)
+
+    Attributes:
+        layers: that are rewritten, in this order.
+        method: of a weight split: "balance".
+        threshold: of a weight split: the weights above it are split.
+        values: layer or tensor -> one number per channel: factors, shifts, or the numbers of
+            channels, as the kind needs.
+    """
+
+    kind: EditKind
+    layers: tuple[str, ...]
+    method: str = ""
+    threshold: float | None = None
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What the user asks a target for; None leaves the choice to the target.
@@ -157,12 +183,17 @@ class Setting:
         precision: of every layer that `table` does not name.
         table: layer -> precision, by the names the target prints (a dispatch table).
         granularity: of weights, "channel" or "tensor".
+        ranges: tensor -> smallest and largest value its grid shall cover, instead of what the
+            observer finds.
+        edits: of the graph, before the target sees it, in this order.
     """
 
     observer: Observer | None = None
     precision: str | None = None
     table: Mapping[str, str] = field(default_factory=dict)
     granularity: Granularity | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +434,41 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a plan costs beyond the one it is held against.
+
+    Attributes:
+        macs: share of the model's multiply-accumulates in layers with more than 8 bits, or float.
+        elements: share of the elements that layers write in such layers.
+        weight_bytes: growth of the weights, as a share of what they were.
+        nodes: that are added.
+        time: of a run, as a multiple of what it was; by the target's factors, or by the user's
+            own measurements.
+        milliseconds: by the user's own measurements; None without any.
+    """
+
+    macs: float = 0.0
+    elements: float = 0.0
+    weight_bytes: float = 0.0
+    nodes: int = 0
+    time: float = 1.0
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """One remedy at one layer."""
+    """One remedy of a proposal.
+
+    Attributes:
+        kind: "precision", "calibration", "range", "weight_split" ...
+        layer: where, the first one of `layers`; empty: everywhere.
+        before, after: in the words of the target.
+        cost: share of the model's multiply-accumulates that it moves.
+        predicted_nsr: mean over the outputs with this change and those before it in the list, as
+            foretold before it was measured; None: not foretold.
+        measured_nsr: the same, measured; None: only together with later ones.
+        layers: all that it is about.
+    """
 
     kind: str
     layer: str
@@ -413,11 +477,27 @@ class Change:
     cost: float = 0.0
     predicted_nsr: float | None = None
     measured_nsr: float | None = None
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A set of changes that was re-simulated together."""
+    """A set of changes that was simulated together, with scales found for it.
+
+    Attributes:
+        name: "plan 1" ...
+        recommended: the one to write into the config.
+        cost: share of the model's multiply-accumulates that it moves, see `costs`.
+        outputs_before, outputs_after: output -> NSR, on the same samples.
+        task_before, task_after: score -> value.
+        costs: all of it.
+        left: share of the output noise that is left, mean over the outputs; above 1: more noise.
+        predicted: `left` as foretold before it was measured; None: not foretold.
+        samples: how many all this is the mean of.
+        front: no other proposal is cheaper and better.
+        why: it is recommended, or not.
+        setting: what it asks the target for.
+    """
 
     name: str
     recommended: bool
@@ -427,6 +507,35 @@ class Proposal:
     outputs_after: Mapping[str, float]
     task_before: Mapping[str, float] = field(default_factory=dict)
     task_after: Mapping[str, float] = field(default_factory=dict)
+    costs: Cost = field(default_factory=Cost)
+    left: float = 1.0
+    predicted: float | None = None
+    samples: int = 0
+    front: bool = False
+    why: str = ""
+    setting: Setting = field(default_factory=Setting)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One simulation on the way to the proposals.
+
+    Attributes:
+        changes: in words, on top of `base`.
+        base: name of the plan it starts from.
+        predicted: share of the base's output noise that would be left; None: not foretold.
+        measured: share that is.
+        verdict: "kept", "dropped: ...", "hurts: ..." and the like.
+        samples: how many `measured` is the mean of.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    base: str
+    predicted: float | None
+    measured: float
+    verdict: str
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,6 +567,7 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     balance: Balance | None = None
     task: tuple[TaskScore, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def worst_output(self) -> OutputError:

@@ -113,8 +113,8 @@ def load_analysis(path: Path) -> Analysis:
     return analysis
 
 
-def write_files(files: Mapping[Path, str]) -> None:
-    """Write text files as UTF-8, each one whole: first beside its place, then moved into it.
+def write_files(files: Mapping[Path, str | bytes]) -> None:
+    """Write files, text as UTF-8, each one whole: first beside its place, then moved into it.
 
     Nothing is moved before everything is written, so that a full disk leaves all previous files
     as they were.  Missing folders are created.
@@ -125,7 +125,7 @@ def write_files(files: Mapping[Path, str]) -> None:
     waiting: list[tuple[Path, Path]] = []
     target = Path()
     try:
-        for target, text in files.items():
+        for target, content in files.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_dir():
                 raise IsADirectoryError(21, "a folder of that name is in the way")
@@ -133,7 +133,11 @@ def write_files(files: Mapping[Path, str]) -> None:
             waiting.append((temporary, target))
             # "xb" and not mkstemp: the file shall have the permissions of any other new file.
             with temporary.open("xb") as stream:
-                stream.write(text.encode("utf-8", "backslashreplace"))
+                stream.write(
+                    content.encode("utf-8", "backslashreplace")
+                    if isinstance(content, str)
+                    else content
+                )
         for temporary, target in waiting:
             os.replace(temporary, target)
     except OSError as error:

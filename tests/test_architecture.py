@@ -16,7 +16,7 @@ ROOT = Path(analyzer.__file__).parent
 STAGES = frozenset(
     """
     load data place calibrate quantized simulate probe balance dissect diagnose score propose
-    verify
+    verify export
     """.split()
 )
 CALLERS = frozenset({"cli", "pipeline", "__main__"})

@@ -179,7 +179,7 @@ def test_the_number_of_phases_and_the_progress(net, observer, phases):
     _, plan = place(net, ESP32P4, Setting(observer=observer))
     told = []
     calibrated(net, DATA, observer=observer, step=told.append)
-    assert calibration_phases([(plan, ESP32P4)]) == phases
+    assert calibration_phases(net, [(plan, ESP32P4)]) == phases
     assert sum(told) == phases * len(DATA)
 
 
@@ -187,8 +187,8 @@ def test_targets_share_runs_only_where_they_run_the_same_graph(net):
     """With and without graph optimizations, values differ by rounding: two sweeps."""
     _, plan = place(net, ONNXRUNTIME)
     optimized = replace(ONNXRUNTIME, calibrates_unoptimized=False)
-    assert calibration_phases([(plan, ONNXRUNTIME), (plan, ONNXRUNTIME)]) == 1
-    assert calibration_phases([(plan, ONNXRUNTIME), (plan, optimized)]) == 2
+    assert calibration_phases(net, [(plan, ONNXRUNTIME), (plan, ONNXRUNTIME)]) == 1
+    assert calibration_phases(net, [(plan, ONNXRUNTIME), (plan, optimized)]) == 2
 
 
 def test_silence_has_a_scale(net):

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from onnx import numpy_helper
 import analyzer
 from analyzer import cli, pipeline
 from analyzer.cli import run as command
+from analyzer.records import Change, Cost, Proposal
 from analyzer.targets import target_names
 
 ROOT = Path(analyzer.__file__).parents[1]
@@ -28,7 +30,9 @@ tiny (float[N, 3, 8, 8] x) => (float[N, 4] y) {
     c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)
     r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm(f, v)
 }"""
-WRITTEN = {"report.html", "analysis.json", "layers.csv", "sources.csv"}
+WRITTEN = {"report.html", "analysis.json", "layers.csv", "sources.csv", "proposals.csv"}
+DATA = ("tiny.onnx", "--calib", "good.npy")
+QUICK = (*DATA, "--no-propose")
 STAGES = ["load", "calibrate", "simulate", "probe", "balance", "dissect", "diagnose"]
 
 
@@ -58,9 +62,9 @@ def folder(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def qanalyze(monkeypatch, capsys):
-    """Run the command in this process, with the model and its data unless told otherwise."""
+    """Run the command in this process, with model and data and no search unless told otherwise."""
 
-    def run(*arguments: str, base: tuple[str, ...] = ("tiny.onnx", "--calib", "good.npy")) -> Ran:
+    def run(*arguments: str, base: tuple[str, ...] = QUICK) -> Ran:
         monkeypatch.setattr(sys, "argv", ["qanalyze", *base, *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -89,22 +93,32 @@ def files(folder: str) -> set[str]:
 
 def test_default_run(qanalyze):
     """Exit 0: worst layers and verdict on stdout, stages on stderr, files below reports/."""
-    ran = qanalyze()
+    ran = qanalyze(base=DATA)
     assert ran.code == 0
     lines = ran.out.splitlines()
     assert lines[0].startswith("tiny.onnx")
     assert "esp32p4" in lines[0]
     assert lines[-3].startswith("Output y: NSR ")
     assert lines[-2] == f"Report   {Path('reports/tiny.esp32p4/report.html')}"
-    assert lines[-1].startswith("Next     qanalyze --explain QA1")
+    assert lines[-1] == "Next     qanalyze tiny.onnx --calib good.npy --export esp-ppq"
     stages = [line.split(":")[0] for line in ran.err.splitlines()]
-    assert stages == STAGES
+    assert stages == [*STAGES, "propose", "verify"]
+    assert files("reports/tiny.esp32p4") == WRITTEN
+
+
+def test_run_without_proposals(qanalyze):
+    """The search is left out, and what is next is to read about the first finding."""
+    ran = qanalyze()
+    assert [line.split(":")[0] for line in ran.err.splitlines()] == STAGES
+    assert ran.out.splitlines()[-1].startswith("Next     qanalyze --explain QA1")
+    assert not any(line.startswith(("Advice", "Free")) for line in ran.out.splitlines())
+    assert len(Path("reports/tiny.esp32p4/proposals.csv").read_text().splitlines()) == 1
     assert files("reports/tiny.esp32p4") == WRITTEN
 
 
 def test_piped_process():
     """A process with piped output prints plain rows, one line each, however narrow the window."""
-    ran = start("tiny.onnx", "--calib", "good.npy", "--all", COLUMNS="20")
+    ran = start(*QUICK, "--all", COLUMNS="20")
     assert ran.code == 0
     assert "\x1b" not in ran.out + ran.err
     header = next(line for line in ran.out.splitlines() if line.startswith("layer"))
@@ -115,7 +129,7 @@ def test_piped_process():
 
 def test_narrow_terminal_drops_columns():
     """On a terminal of 40 columns no row of the tables is longer than the window."""
-    ran = start("tiny.onnx", "--calib", "good.npy", COLUMNS="40", FORCE_COLOR="1", NO_COLOR="1")
+    ran = start(*QUICK, COLUMNS="40", FORCE_COLOR="1", NO_COLOR="1")
     assert ran.code == 0
     table = ran.out.split("\n\n")[1].splitlines()
     plain = [line.replace("\x1b[2m", "").replace("\x1b[0m", "") for line in table]
@@ -127,9 +141,7 @@ def test_no_color():
     """NO_COLOR takes the colours out of what a terminal would show."""
     colours = ("\x1b[31m", "\x1b[33m")
     shown = {
-        no_color: start(
-            "tiny.onnx", "--calib", "good.npy", FORCE_COLOR="1", NO_COLOR=no_color, COLUMNS="120"
-        ).out
+        no_color: start(*QUICK, FORCE_COLOR="1", NO_COLOR=no_color, COLUMNS="120").out
         for no_color in ("", "1")
     }
     assert not any(colour in shown["1"] for colour in colours)
@@ -139,7 +151,7 @@ def test_no_color():
 def test_reader_of_the_pipe_goes_away():
     """`qanalyze ... | head` is no failed gate: the exit code stays 0."""
     for format_ in ("table", "csv"):
-        command = [sys.executable, "-m", "analyzer", "tiny.onnx", "--calib", "good.npy"]
+        command = [sys.executable, "-m", "analyzer", *QUICK]
         process = subprocess.Popen(
             [*command, "--format", format_, "--all"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -245,8 +257,6 @@ def test_not_a_number_fails_the_gate(qanalyze, monkeypatch):
     """An NSR that is no number is not below any limit."""
 
     def run(*arguments, **options):
-        from dataclasses import replace
-
         (analysis,) = pipeline_run(*arguments, **options).analyses
         bad = replace(analysis, outputs=(replace(analysis.outputs[0], nsr=float("nan")),))
         return pipeline.Outcome((bad,), {})
@@ -322,6 +332,114 @@ def test_slices(qanalyze):
     ]  # fmt: skip
     shown = qanalyze("--slice", "first two=y[:, :2]").out
     assert any(line.strip().startswith("first two ") for line in shown.splitlines())
+
+
+@pytest.fixture
+def proposing(monkeypatch):
+    """Make a plan of every run, and files of every plan that is to be exported."""
+
+    def run(path, config, names, **options):
+        outcome = run_targets(path, replace(config, propose=False), names, **options)
+        plan = Proposal(
+            "plan 1", True, (Change("calibration", "", "kl", "minmax"),), 0.0, {"y": 0.02},
+            {"y": 0.01}, costs=Cost(), left=0.5, front=True, why="it is free",
+        )  # fmt: skip
+        asked.append(config)
+        return SimpleNamespace(
+            analyses=tuple(replace(a, proposals=(plan,)) for a in outcome.analyses),
+            refused=outcome.refused,
+            exports={n: {f"{f}.txt": f"{f} for {n}" for f in config.export} for n in names},
+        )
+
+    run_targets, asked = pipeline.run_targets, []
+    monkeypatch.setattr(command, "run_targets", run)
+    return asked
+
+
+def test_a_plan_is_proposed_and_its_export_suggested(qanalyze, proposing):
+    """The table has the plan and why; the next command is this one with the format to export."""
+    ran = qanalyze(base=DATA)
+    assert (ran.code, proposing[0].export) == (0, ())
+    lines = ran.out.splitlines()
+    assert "* plan 1          0 %   2.00 % → 1.00 %         50 %   calibration minmax" in lines
+    assert "Advice   plan 1: it is free" in lines
+    assert lines[-1] == "Next     qanalyze tiny.onnx --calib good.npy --export esp-ppq"
+    assert not Path("reports/tiny.esp32p4/export").exists()
+    other = qanalyze("--target", "onnxruntime", base=DATA).out.splitlines()[-1]
+    assert other.endswith("--target onnxruntime --export onnxruntime")
+
+
+def test_export(qanalyze, proposing):
+    """Files go below export/, and are said where they are; another export replaces them."""
+    folder = Path("reports/tiny.esp32p4/export")
+    ran = qanalyze("--export", "qdq,esp-ppq", base=DATA)
+    assert ran.code == 0
+    assert f"Export   {folder}" in ran.out.splitlines()
+    assert "--export" not in ran.out.splitlines()[-1]
+    assert files(folder) == {"qdq.txt", "esp-ppq.txt", "SHA256SUMS"}
+    assert (folder / "qdq.txt").read_text(encoding="utf-8") == "qdq for esp32p4"
+    assert f"Export   {folder}" in qanalyze("--export", "nncf", "--format", "csv", base=DATA).err
+    assert files(folder) == {"nncf.txt", "SHA256SUMS"}
+    assert qanalyze("--export", "all", "-q", base=DATA).code == 0
+    assert len(files(folder)) > 10
+
+
+def test_export_of_several_targets(qanalyze, proposing):
+    """Each target has its own plan, and its own folder for it."""
+    ran = qanalyze(
+        "--target", "esp32p4,onnxruntime", "--export", "qdq", "--out", "both", base=DATA
+    )
+    assert ran.code == 0
+    for name in ("esp32p4", "onnxruntime"):
+        path = Path("both", name, "export")
+        assert (path / "qdq.txt").read_text(encoding="utf-8") == f"qdq for {name}"
+        assert f"Export   {path}" in ran.out.splitlines()
+
+
+def test_unknown_formats_and_tables_are_refused_at_once(qanalyze, monkeypatch):
+    """Before the model is read, with the nearest name."""
+    monkeypatch.setattr(command, "run_targets", None)
+    ran = qanalyze("--export", "qdq,esp-pqp", base=DATA)
+    assert ran.code == 2
+    assert "There is no format 'esp-pqp'." in ran.err
+    assert "Did you mean 'esp-ppq'?" in ran.err
+    ran = qanalyze("--latency", "times.csv", "--budget", "3ms", base=DATA)
+    assert ran.code == 2
+    assert "There is no table 'times.csv'." in ran.err
+    assert not Path("reports").exists()
+
+
+def test_quantized_models_are_not_exported(qanalyze):
+    """Nothing is searched for them."""
+    ran = qanalyze("--quantized", "tiny.onnx", "--export", "qdq", base=DATA)
+    assert ran.code == 2
+    assert "--export needs proposals, which there are none of with --quantized." in ran.err
+
+
+def test_what_is_asked_of_the_search(qanalyze, proposing, monkeypatch):
+    """Flags and environment reach the configuration; --no-propose takes nothing with it."""
+    monkeypatch.setenv("QANALYZE_TIME_LIMIT", "2m")
+    qanalyze("--budget", "10%", "--goal", "top-1=98%", base=DATA)
+    qanalyze("--no-propose", base=DATA)
+    first, second = proposing
+    assert (first.budget, first.goal) == ((0.1, "share"), ("top-1", 0.98))
+    assert (first.time_limit, first.propose, second.propose) == (120.0, True, False)
+    assert qanalyze("--no-propose", "--export", "qdq", base=DATA).code == 2
+
+
+def test_nothing_to_export(qanalyze, proposing, monkeypatch):
+    """Where no plan is recommended, nothing is written, and that is said."""
+
+    def run(*arguments, **options):
+        found = of_fixture(*arguments, **options)
+        return SimpleNamespace(analyses=found.analyses, refused={}, exports={})
+
+    of_fixture = command.run_targets
+    monkeypatch.setattr(command, "run_targets", run)
+    ran = qanalyze("--export", "qdq", base=DATA)
+    assert ran.code == 0
+    assert "Nothing exported for esp32p4: no proposal is recommended." in ran.err
+    assert not Path("reports/tiny.esp32p4/export").exists()
 
 
 def test_explain(qanalyze):

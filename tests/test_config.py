@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.config import (
-    Config,
-    check_environment,
+from analyzer.config import Config, check_environment, resolve
+from analyzer.errors import ConfigError
+from analyzer.values import (
+    parse_budget,
+    parse_goal,
+    parse_seconds,
     parse_shapes,
     parse_share,
     parse_slices,
-    resolve,
 )
-from analyzer.errors import ConfigError
 
 
 @pytest.fixture
@@ -51,13 +52,16 @@ def test_every_field_parses(tmp_path):
         "samples": "4", "calibration": "mse", "shapes": ["x=1,3,8,8"],
         "slices": ["boxes=y[:, :4]"], "labels": "l.csv", "task": "detection", "metric": "m:f",
         "preset": "yolo", "max_nsr": "0.5", "threads": "2", "seed": "0", "size": "8x8",
-        "mean": "0.5",
+        "mean": "0.5", "budget": "12ms", "latency": "t.csv", "goal": "top-1=98%",
+        "time_limit": "2m", "export": "qdq,esp-ppq, qdq", "propose": True,
     }  # fmt: skip
     assert resolve(given, folder=tmp_path) == Config(
         calib="a", eval="b", target="esp32p4,onnxruntime", calib_samples=16, samples=4,
         calibration="mse", shapes={"x": (1, 3, 8, 8)}, slices={"boxes": "y[:, :4]"},
         labels="l.csv", task="detection", metric="m:f", preset="yolo",
         preprocessing={"size": "8x8", "mean": "0.5"}, max_nsr=0.5, threads=2, seed=0,
+        budget=(12.0, "ms"), latency="t.csv", goal=("top-1", 0.98), time_limit=120.0,
+        export=("qdq", "esp-ppq"), propose=True,
     )  # fmt: skip
 
 
@@ -98,6 +102,19 @@ def test_targets_and_shapes_may_be_toml_values(written):
         ({"max_nsr": "ten"}, "max_nsr: 'ten' is no share"),
         ({"shapes": ["x"]}, "shapes: 'x' is no shape"),
         ({"calib": ["a", "b"]}, r"calib is \['a', 'b'\], expected one value"),
+        ({"budget": "5"}, "budget: '5' is no budget. Expected a share .* or a time such as 12ms"),
+        ({"budget": "x ms"}, "budget: 'x ms' is no budget"),
+        ({"budget": "12ms"}, "budget: 12 ms cannot be held .* Give --latency TABLE.csv"),
+        ({"goal": "fast"}, "goal: 'fast' is no goal. Expected an NSR such as 1%"),
+        ({"goal": "=1%"}, "goal: '=1%' is no goal"),
+        ({"goal": "top-1="}, "goal: 'top-1=' is no goal"),
+        ({"time_limit": "soon"}, "time_limit: 'soon' is no time span. Expected one such as 60s"),
+        ({"time_limit": "0s"}, "time_limit: '0s' is no time span"),
+        ({"export": " , "}, "export: ' , ' names no format"),
+        ({"propose": "maybe"}, "propose: 'maybe' is neither. Expected true or false"),
+        ({"export": "qdq", "propose": False}, "--export needs proposals.* with --no-propose"),
+        ({"goal": "1%", "propose": False}, "--goal needs proposals"),
+        ({"export": "qdq", "quantized": "q.onnx"}, "--export needs .* none of with --quantized"),
     ],
 )
 def test_what_does_not_parse_is_refused(tmp_path, given, message):
@@ -126,9 +143,9 @@ def test_slices_may_be_a_table(written):
     assert resolve({}, folder=folder).slices == {"boxes": "y[:, :4]", "all scores": "y[:, 4:]"}
 
 
-@pytest.mark.parametrize("name", ["LABELS", "TASK", "METRIC"])
+@pytest.mark.parametrize("name", ["LABELS", "METRIC", "BUDGET", "LATENCY", "EXPORT"])
 def test_new_variables_are_known(name):
-    """The task may be told by the environment."""
+    """What is wanted of a run may be told by the environment."""
     check_environment({f"QANALYZE_{name}": "x"})
     with pytest.raises(ConfigError, match=f"Did you mean 'QANALYZE_{name}'"):
         check_environment({f"QANALYZE_{name}S": "x"})
@@ -195,3 +212,75 @@ def test_what_is_no_shape(text):
     """Without a name, or with an axis below 1."""
     with pytest.raises(ConfigError, match="is no shape"):
         parse_shapes([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("5%", (0.05, "share")), (0.1, (0.1, "share")), ("100%", (1.0, "share")),
+        ("0", (0.0, "share")), ("12ms", (12.0, "ms")), (" 0.5 ms ", (0.5, "ms")),
+    ],
+)  # fmt: skip
+def test_budgets(text, budget):
+    """A share of the multiply-accumulates, or a time."""
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["101%", "-1%", "ms", "1.2.3ms", "12s", "nan", "", "1e999"])
+def test_what_is_no_budget(text):
+    """More than everything, other units, nothing."""
+    with pytest.raises(ConfigError, match="is no budget"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "goal"),
+    [
+        ("1%", ("nsr", 0.01)), (0.01, ("nsr", 0.01)), ("NSR = 1%", ("nsr", 0.01)),
+        ("top-1=98%", ("top-1", 0.98)), ("box AP50=0.95", ("box AP50", 0.95)),
+        ("a=b=0.5", ("a=b", 0.5)),
+    ],
+)  # fmt: skip
+def test_goals(text, goal):
+    """A value alone is an NSR; the last equals sign ends the name of a score."""
+    assert parse_goal(text) == goal
+
+
+@pytest.mark.parametrize("text", ["", "=", "nsr=", "nsr=inf", "nsr=-1", "x=1e999"])
+def test_what_is_no_goal(text):
+    """Nothing, no number, and no finite one."""
+    with pytest.raises(ConfigError, match="is no goal"):
+        parse_goal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("60s", 60.0), ("2m", 120.0), ("1.5 min", 90.0), ("1h", 3600.0), (45, 45.0), (".5s", 0.5)],
+)
+def test_time_spans(text, seconds):
+    """Seconds unless it says otherwise."""
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "0", "1d", "1e3", "5 %", "nan"])
+def test_what_is_no_time_span(text):
+    """Nothing, nothing above 0, other units."""
+    with pytest.raises(ConfigError, match="is no time span"):
+        parse_seconds(text)
+
+
+def test_formats_may_be_a_list(written):
+    """`all` among them is all of them."""
+    assert resolve({}, folder=written('[tool.qanalyze]\nexport = ["qdq", "nncf"]\n')).export == (
+        "qdq", "nncf",
+    )  # fmt: skip
+    assert resolve({"export": "qdq,all"}, folder=written("")).export == ("all",)
+    assert resolve({}, folder=written("[tool.qanalyze]\nexport = []\n")).export == ()
+
+
+def test_a_file_that_asks_for_exports_does_not_stand_in_the_way(written):
+    """What every run of a project shall do is left out of one without proposals."""
+    folder = written('[tool.qanalyze]\nexport = "qdq"\nbudget = "12ms"\ntime-limit = 60\n')
+    for stated in ({"propose": False}, {"quantized": "q.onnx"}):
+        config = resolve(stated, folder=folder)
+        assert (config.propose, config.export, config.time_limit) == (False, (), 60.0)

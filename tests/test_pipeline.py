@@ -288,7 +288,7 @@ def test_slices_asked_for(model, pictures):
 def test_a_slice_that_does_not_fit_is_refused_before_anything_runs(model, pictures, monkeypatch):
     """Calibrating for minutes first would be unkind."""
     monkeypatch.setattr(
-        pipeline.stages, "calibrate_all", lambda *a, **k: pytest.fail("calibrates")
+        pipeline.stages, "observe_all", lambda *a, **k: pytest.fail("calibrates")
     )
     with pytest.raises(ConfigError, match="The slice 'part': '9:' reaches beyond axis 1"):
         run(model(HEADS), replace(pictures, slices={"part": "y[:, 9:]"}))

@@ -20,9 +20,12 @@ from analyzer import store
 from analyzer.errors import StoreError
 from analyzer.records import (
     Analysis,
+    Attempt,
     Balance,
     Change,
+    Cost,
     DataInfo,
+    Edit,
     Finding,
     Interaction,
     LayerError,
@@ -31,11 +34,12 @@ from analyzer.records import (
     Provenance,
     Quantizer,
     QuantPlan,
+    Setting,
     Source,
     Step,
     TaskScore,
 )
-from analyzer.store import load_analysis, to_json, write_json
+from analyzer.store import load_analysis, to_json, write_files, write_json
 
 
 def make(**changes: Any) -> Analysis:
@@ -71,8 +75,18 @@ def make(**changes: Any) -> Analysis:
         ),
         (Finding("QA101", None, {"k": [1, math.nan, "x"]}, "advice", 0.25),),
         (
-            Proposal("p", True, (Change("precision", "a", "int8", "int16", 0.1, 0.2, None),), 0.1,
-                     {"y": 0.1}, {"y": 0.01}, {"top1": 0.5}, {"top1": 0.7}),
+            Proposal(
+                "p", True,
+                (Change("precision", "a", "int8", "int16", 0.1, 0.2, None, ("a", "b")),), 0.1,
+                {"y": 0.1}, {"y": 0.01}, {"top1": 0.5}, {"top1": 0.7},
+                Cost(0.1, 0.2, -0.01, 2, 1.5, 12.25), 0.1, 1 / 3, 8, True, "because",
+                Setting(
+                    "mse", "int8", {"a": "int16"}, "tensor", {"y": (-1.0, math.inf)},
+                    (Edit("weight_split", ("a",), "balance", 1.2),
+                     Edit("equalization", ("a", "b"), values={"a": (1.0, 0.5), "b": ()})),
+                ),
+            ),
+            Proposal("q", False, (), 0.0, {}, {"y": math.inf}),
         ),
         {"probe": 1.25, "load": 0.5},
         123,
@@ -91,6 +105,8 @@ def make(**changes: Any) -> Analysis:
         ),
         (TaskScore("top-1", 0.5, 0.75, "labels", 4, ("y",)),
          TaskScore("cosine", 0.5, None, "fp32", 4)),
+        (Attempt("run 1", ("precision a", "b"), "start", None, math.inf, "dropped: idle", 2),
+         Attempt("run 2", (), "run 1", 0.5, 0.25, "better", 4)),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -167,6 +183,12 @@ def test_file_keeps_the_contract() -> None:
     assert none["scale"] is None
     assert document["proposals"][0]["changes"][0]["from"] == "int8"
     assert document["proposals"][0]["changes"][0]["to"] == "int16"
+    assert list(document["proposals"][0])[:8] == [
+        "name", "recommended", "changes", "cost", "outputs_before", "outputs_after", "task_before",
+        "task_after",
+    ]  # fmt: skip
+    assert document["proposals"][0]["setting"]["edits"][1]["values"] == {"a": [1.0, 0.5], "b": []}
+    assert document["attempts"][0]["measured"] == "inf"
 
 
 def test_layers_have_a_line_each() -> None:
@@ -174,13 +196,17 @@ def test_layers_have_a_line_each() -> None:
     lines = to_json(make()).splitlines()
     assert sum('"op_type"' in line for line in lines) == 2
     assert sum('"alignment_price"' in line for line in lines) == 2
+    assert sum('"verdict"' in line for line in lines) == 2
 
 
 def test_fields_beyond_the_contract_may_be_missing(tmp_path: Path) -> None:
     """An older file without later fields loads, and unknown keys of a newer one are ignored."""
     document = json.loads(to_json(make()))
-    for key in ("warnings", "balance", "task"):
+    for key in ("warnings", "balance", "task", "attempts"):
         del document[key]
+    for key in ("costs", "left", "predicted", "samples", "front", "why", "setting"):
+        del document["proposals"][0][key]
+    del document["proposals"][0]["changes"][0]["layers"]
     del document["outputs"][0]["slice_of"]
     del document["findings"][0]["gain"]
     del document["layers"][0]["graphwise_cosine"]
@@ -189,6 +215,11 @@ def test_fields_beyond_the_contract_may_be_missing(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     loaded = load_analysis(path)
     assert (loaded.warnings, loaded.balance, loaded.task) == ((), None, ())
+    assert loaded.attempts == ()
+    assert loaded.proposals[0] == Proposal(
+        "p", True, (Change("precision", "a", "int8", "int16", 0.1, 0.2, None),), 0.1,
+        {"y": 0.1}, {"y": 0.01}, {"top1": 0.5}, {"top1": 0.7},
+    )  # fmt: skip
     assert loaded.outputs[0].slice_of is None
     assert loaded.findings[0].gain is None
     assert loaded.layers[0].graphwise_cosine is None
@@ -283,6 +314,24 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         write_json(make(), path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+def test_bytes_are_written_beside_text_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model keeps every byte, and where the disk refuses, neither of the two is there."""
+    files = {tmp_path / "a" / "m.onnx": b"\r\n\xff\x00", tmp_path / "b" / "t.txt": "\u00e4\n"}
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(StoreError, match="cannot be written"):
+            write_files(files)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    write_files(files)
+    assert [path.read_bytes() for path in files] == [b"\r\n\xff\x00", b"\xc3\xa4\n"]
 
 
 def test_impossible_places_are_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def calibrate_all(
     Args:
         model: the graph that `place` returned.
         jobs: plans whose quantizers are placed, and the target of each, which turns ranges into
-            scales.  Those that calibrate on the FP32 graph share its runs.
+            scales.  Those that calibrate on the same graph share its runs.
         samples: all calibration data, one run each; read once per phase.
         workers: threads that run samples side by side.
         step: told the number of runs finished since the last call.
@@ -60,33 +60,95 @@ def calibrate_all(
     Raises:
         DataError: if there is no sample, or a tensor turns NaN or infinite on the data.
     """
+    found = observe_all(model, jobs, samples, workers=workers, step=step)
+    view = GraphView(model.proto.graph)
+    return [scaled(view, *job, ranges) for job, ranges in zip(jobs, found, strict=True)]
+
+
+def observe_all(
+    model: Model,
+    jobs: Sequence[Job],
+    samples: Samples,
+    *,
+    workers: int = 1,
+    step: Callable[[int], None] = lambda n: None,
+) -> list[dict[Watch, Range]]:
+    """Find the ranges that plans ask for, see `calibrate_all`.
+
+    Returns:
+        per job: what is watched -> its range.
+    """
     if not len(samples):
         raise DataError("There is no calibration sample.", "Give --calib at least one input.")
     view = GraphView(model.proto.graph)
-    known = [{q.key: q for q in _constant_scales(view, *job)} for job in jobs]
-    for sweep in _sweeps(jobs):
-        watches = {number: _watches(*jobs[number]) for number in sweep}
-        together = [pair for found in watches.values() for pair in found.items()]
-        first = sweep[0]
-        weights = _while_calibrating(view, *jobs[first]) if _needs_weights(jobs[first]) else ()
-        optimize = not _unoptimized(jobs[first])
+    found: list[dict[Watch, Range]] = [{} for _ in jobs]
+    for sweep in _sweeps(view, jobs):
+        observers = _observers([jobs[number] for number in sweep])
+        first = jobs[sweep[0]]
+        weights = _while_calibrating(view, *first) if _needs_weights(first) else ()
+        together = [(watch, observer) for (_, watch), observer in observers.items()]
+        optimize = not _unoptimized(first)
         show_samples(model, view, together, weights, samples, workers, step, optimize=optimize)
+        ranges = {key: observer.result() for key, observer in observers.items()}
         for number in sweep:
-            ranges = {watch: observer.result() for watch, observer in watches[number].items()}
-            _scale_activations(*jobs[number], ranges, known[number])
-    for (plan, target), done in zip(jobs, known, strict=True):
-        _resolve(plan, view, target, done)
-    return [
-        replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
-        for (plan, _), done in zip(jobs, known, strict=True)
-    ]
+            plan, target = jobs[number]
+            found[number] = {w: ranges[target.name, w] for w in watched(plan)}
+    return found
 
 
-def calibration_phases(jobs: Sequence[Job]) -> int:
+def scaled(
+    view: GraphView,
+    plan: QuantPlan,
+    target: Target,
+    ranges: Mapping[Watch, Range],
+    constants: dict[Quantizer, Quantizer] | None = None,
+) -> QuantPlan:
+    """Return a placed plan with the scales that follow from ranges.
+
+    Args:
+        view: the graph that `place` returned.
+        plan: placed.
+        target: of the plan.
+        ranges: of all that is watched.
+        constants: quantizers of constants that got their scales before, for the same graph and
+            target; those that get them now are added.
+    """
+    held = {} if constants is None else constants
+    for quantizer in _own_constants(plan):
+        if quantizer not in held:
+            held[quantizer] = _constant_scaled(view, target, quantizer)
+    done = {q.key: held[q] for q in _own_constants(plan)}
+    _scale_activations(plan, target, ranges, done)
+    _resolve(plan, view, target, done)
+    return replace(plan, quantizers=tuple(done[q.key] for q in plan.quantizers))
+
+
+def watched(plan: QuantPlan) -> dict[Watch, Quantizer]:
+    """Return what a plan watches, each with a quantizer that asks for it."""
+    return {watch_of(q): q for q in reversed(_observed(plan))}
+
+
+def with_other_observers(plan: QuantPlan, target: Target) -> Iterator[QuantPlan]:
+    """Yield a placed plan with each of the target's other observers of activations."""
+    own = {q.observer for q in plan.quantizers if q.role in ("input", "activation")}
+    for observer in target.observers:
+        if own != {observer}:
+            yield replace(
+                plan,
+                quantizers=tuple(
+                    replace(q, observer=observer)
+                    if q.observer and q.role in ("input", "activation")
+                    else q
+                    for q in plan.quantizers
+                ),
+            )
+
+
+def calibration_phases(model: Model, jobs: Sequence[Job]) -> int:
     """Return how often the samples will be read."""
     return sum(
-        max((o.phases for n in sweep for o in _watches(*jobs[n]).values()), default=0)
-        for sweep in _sweeps(jobs)
+        max((o.phases for o in _observers([jobs[n] for n in sweep]).values()), default=0)
+        for sweep in _sweeps(GraphView(model.proto.graph), jobs)
     )
 
 
@@ -98,21 +160,32 @@ def _unoptimized(job: Job) -> bool:
     return job[1].calibrates_unoptimized
 
 
-def _sweeps(jobs: Sequence[Job]) -> list[list[int]]:
+def _sweeps(view: GraphView, jobs: Sequence[Job]) -> list[list[int]]:
     """Return the numbers of the jobs that can look at the same runs."""
-    shared = [n for n, job in enumerate(jobs) if not _needs_weights(job)]
-    alone = [[n] for n, job in enumerate(jobs) if _needs_weights(job)]
-    alike = ([n for n in shared if _unoptimized(jobs[n]) is kind] for kind in (False, True))
-    return [*(sweep for sweep in alike if sweep), *alone]
+    sweeps: dict[object, list[int]] = {}
+    for number, job in enumerate(jobs):
+        alike: list[object] = [_unoptimized(job), _needs_weights(job)]
+        if _needs_weights(job):
+            alike += [(q.key, _grid(q)) for q in _while_calibrating(view, *job)]
+        sweeps.setdefault(tuple(alike), []).append(number)
+    return list(sweeps.values())
 
 
-def _watches(plan: QuantPlan, target: Target) -> dict[Watch, Observer]:
-    watches: dict[Watch, Observer] = {}
-    for quantizer in _observed(plan):
-        watch = _watch(quantizer)
-        if watch not in watches:
-            watches[watch] = target.make_observer(quantizer)
-    return watches
+def _grid(quantizer: Quantizer) -> tuple[object, ...]:
+    """Return what makes quantizers of one constant round it to the same values."""
+    scale, zero = calibrated(quantizer)
+    of_levels = quantizer.qmin, quantizer.qmax, quantizer.rounding, quantizer.active
+    return (*of_levels, quantizer.axis, scale.tobytes(), zero.tobytes())
+
+
+def _observers(jobs: Sequence[Job]) -> dict[tuple[str, Watch], Observer]:
+    """Return one observer per thing that some of the plans watch: (target, watch) -> it."""
+    found: dict[tuple[str, Watch], Observer] = {}
+    for plan, target in jobs:
+        for watch, quantizer in watched(plan).items():
+            if (target.name, watch) not in found:
+                found[target.name, watch] = target.make_observer(quantizer)
+    return found
 
 
 def _scale_activations(
@@ -126,21 +199,20 @@ def _scale_activations(
             continue
         if quantizer.role == "bias":
             if quantizer.observes:
-                own = ranges[_watch(quantizer)]
+                own = ranges[watch_of(quantizer)]
                 done[quantizer.key] = replace(quantizer, range=(float(own.lo), float(own.hi)))
             continue
         found = (
-            ranges[_watch(quantizer)]
+            ranges[watch_of(quantizer)]
             if not quantizer.fixed_range
             else Range(*quantizer.fixed_range, "minmax", *quantizer.fixed_range)
         )
         done[quantizer.key] = _scaled(target, quantizer, found)
 
 
-def _constant_scales(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
-    for quantizer in plan.quantizers:
-        if quantizer.role in ("weight", "constant") and quantizer.follows is None:
-            yield _constant_scaled(view, target, quantizer)
+def _own_constants(plan: QuantPlan) -> list[Quantizer]:
+    """Return the quantizers of constants with scales of their own."""
+    return [q for q in plan.quantizers if q.role in ("weight", "constant") and q.follows is None]
 
 
 def _while_calibrating(view: GraphView, plan: QuantPlan, target: Target) -> Iterator[Quantizer]:
@@ -171,7 +243,8 @@ def _observed(plan: QuantPlan) -> list[Quantizer]:
     ]
 
 
-def _watch(quantizer: Quantizer) -> Watch:
+def watch_of(quantizer: Quantizer) -> Watch:
+    """Return what a quantizer wants to be seen; alike for those that can share an observer."""
     tensors = quantizer.observes or (quantizer.tensor,)
     return tensors, quantizer.observer, quantizer.bits, quantizer.symmetric
 

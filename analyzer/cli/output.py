@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from analyzer.report.comparison import Comparison
 
 
+# Target -> format that its own quantizer reads, to suggest; others: a Q/DQ model.
+_OWN_FORMAT = {
+    "esp32": "esp-ppq",
+    "esp32s3": "esp-ppq",
+    "esp32p4": "esp-ppq",
+    "onnxruntime": "onnxruntime",
+    "openvino": "nncf",
+    "tensorrt": "tensorrt",
+    "tflite": "tflite",
+    "litert": "tflite",
+    "pytorch": "pytorch",
+    "pytorch-qnnpack": "pytorch",
+    "qnn": "qnn",
+}
+
+
 class Format(StrEnum):
     """What stdout carries."""
 
@@ -31,19 +47,34 @@ def say(*lines: str) -> None:
 
 
 def show(
-    analysis: Analysis, format_: Format, report: Path, *, show_all: bool, quiet: bool
+    analysis: Analysis,
+    format_: Format,
+    report: Path,
+    export: Path | None = None,
+    *,
+    show_all: bool,
+    quiet: bool,
 ) -> None:
-    """Write one result to stdout."""
+    """Write one result to stdout.
+
+    Args:
+        analysis: the result.
+        format_: of what is written.
+        report: path of the HTML report.
+        export: folder that a plan was exported into, None: none was.
+        show_all: show every layer.
+        quiet: show the verdict only.
+    """
     from analyzer.report.markdown import render_markdown
     from analyzer.report.spreadsheets import render_csv
     from analyzer.store import to_json
 
     if format_ is Format.TABLE:
-        text = _table(analysis, report, show_all=show_all, quiet=quiet)
+        text = _table(analysis, report, export, show_all=show_all, quiet=quiet)
     else:
         render = {Format.JSON: to_json, Format.CSV: render_csv, Format.MARKDOWN: render_markdown}
         text = render[format_](analysis)
-        say(f"Report   {report}")
+        say(f"Report   {report}", f"Export   {export}" if export else "")
     _write(text)
 
 
@@ -83,14 +114,14 @@ def _write(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> str:
+def _table(
+    analysis: Analysis, report: Path, export: Path | None, *, show_all: bool, quiet: bool
+) -> str:
     from rich.console import Console
 
-    from analyzer.codes import CODES
     from analyzer.report.terminal import render_terminal
 
     console = Console()
-    first = next((f for f in analysis.findings if f.code in CODES), None)
     with console.capture() as shown:  # rich would end the program when a pipe breaks
         render_terminal(
             analysis,
@@ -98,6 +129,19 @@ def _table(analysis: Analysis, report: Path, *, show_all: bool, quiet: bool) -> 
             show_all=show_all,
             quiet=quiet,
             report=report,
-            next_command=f"qanalyze --explain {first.code}" if first else None,
+            export=export,
+            next_command=_next(analysis, exported=export is not None),
         )
     return shown.get()
+
+
+def _next(analysis: Analysis, *, exported: bool) -> str | None:
+    """Return the command to suggest: export what is recommended, else read about a finding."""
+    from analyzer.codes import CODES
+    from analyzer.report.advice import recommended
+
+    if recommended(analysis) is not None and not exported:
+        provenance = analysis.provenance
+        return f"{provenance.command} --export {_OWN_FORMAT.get(provenance.target, 'qdq')}"
+    first = next((f for f in analysis.findings if f.code in CODES), None)
+    return f"qanalyze --explain {first.code}" if first else None

@@ -7,19 +7,19 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from analyzer.cli.output import Format, compare, say, show
 from analyzer.config import Config, check_environment, resolve
-from analyzer.errors import ConfigError, StoreError, TargetError, nearest
+from analyzer.errors import ConfigError, ExportError, StoreError, TargetError, nearest
 from analyzer.pipeline import Outcome, label, run_quantized, run_targets
 from analyzer.records import Analysis
 from analyzer.report.comparison import Comparison
-from analyzer.report.files import write_reports
+from analyzer.report.files import EXPORT, write_reports
 from analyzer.report.progress import Progress
 from analyzer.targets import target_names
-
-ALL = "all"
+from analyzer.values import ALL
 
 
 def run(
@@ -51,23 +51,30 @@ def run(
             "Give --calib a folder of inputs, see qanalyze --help.",
         )
     names = _names(model, config)
+    config = replace(config, export=_formats(config))
+    _check_latency(config)
     several = len(names) > 1
     folders = {name: _folder(out, model, name, of_several=several) for name in names}
     for folder in folders.values():
         _check_folder(folder)
     outcome = _outcome(model, config, names, Progress(quiet=quiet))
-    reports = {
-        target: write_reports(analysis, folders[target])["report.html"]
-        for analysis in outcome.analyses
-        for target in [analysis.provenance.target]
-    }
+    files = outcome.exports
+    reports, exports = {}, {}
+    for analysis in outcome.analyses:
+        target = analysis.provenance.target
+        written = write_reports(analysis, folders[target], files.get(target))
+        reports[target] = written["report.html"]
+        if files.get(target):
+            exports[target] = folders[target] / EXPORT
     if several:
-        comparison = Comparison(outcome.analyses, outcome.refused, reports)
+        comparison = Comparison(outcome.analyses, outcome.refused, reports, exports)
         file = _comparison_file(out, model)
         compare(comparison, format_, file, show_all=show_all, quiet=quiet)
     else:
         (analysis,), (report,) = outcome.analyses, reports.values()
-        show(analysis, format_, report, show_all=show_all, quiet=quiet)
+        export = next(iter(exports.values()), None)
+        show(analysis, format_, report, export, show_all=show_all, quiet=quiet)
+    say(*_not_exported(config, outcome, exports))
     if verbose:
         last = outcome.analyses[-1]
         for stage, seconds in last.timing.items():
@@ -95,6 +102,39 @@ def _outcome(model: Path, config: Config, names: list[str], progress: Progress) 
             "See --list-targets for what each offers.",
         )
     return outcome
+
+
+def _formats(config: Config) -> tuple[str, ...]:
+    """Return the formats to export, by name.
+
+    Raises:
+        ExportError: naming the nearest one.
+    """
+    if not config.export:
+        return ()
+    from analyzer.export import FORMATS
+
+    for name in config.export:
+        if name not in FORMATS and name != ALL:
+            raise ExportError(f"There is no format {name!r}.", nearest(name, [*FORMATS, ALL]))
+    return tuple(FORMATS) if ALL in config.export else config.export
+
+
+def _check_latency(config: Config) -> None:
+    """Refuse a table that is not there, before the model is even loaded."""
+    if config.latency is not None and not Path(config.latency).is_file():
+        raise ConfigError(
+            f"There is no table {config.latency!r}.",
+            "Give --latency a CSV file of layers, precisions and milliseconds.",
+        )
+
+
+def _not_exported(config: Config, outcome: Outcome, exports: Mapping[str, Path]) -> list[str]:
+    """Say for which targets nothing was exported although that was asked for."""
+    if not config.export:
+        return []
+    names = [a.provenance.target for a in outcome.analyses if a.provenance.target not in exports]
+    return [f"Nothing exported for {name}: no proposal is recommended." for name in names]
 
 
 def _names(model: Path, config: Config) -> list[str]:

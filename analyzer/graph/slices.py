@@ -23,6 +23,7 @@ from analyzer.graph.build import noisy_outputs
 from analyzer.graph.indexing import Kept, parse_index
 from analyzer.graph.joins import seams
 from analyzer.graph.names import all_names, replace_nodes, unique
+from analyzer.graph.simplify import remove_unused
 from analyzer.graph.tensors import TensorRuns
 from analyzer.graph.view import GraphView
 from analyzer.records import Model, Sample, TensorSpec
@@ -71,6 +72,20 @@ def with_slices(model: Model, slices: Mapping[str, str], sample: Sample) -> Mode
     taken = {*all_names(model.proto.graph), *slices}
     found = [cut for cut in _unlike_parts(model, whole, sample) if cut.name not in taken]
     return _add(model, [*asked, *found]) if asked or found else model
+
+
+def without_slices(model: Model) -> Model:
+    """Return the model without the outputs that `with_slices` added."""
+    if not model.slices:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    kept = [output for output in proto.graph.output if output.name not in model.slices]
+    del proto.graph.output[:]
+    proto.graph.output.extend(kept)
+    remove_unused(proto.graph)
+    outputs = tuple(spec for spec in model.outputs if spec.name not in model.slices)
+    return replace(model, proto=proto, outputs=outputs, slices={})
 
 
 def check_slices(model: Model, slices: Mapping[str, str]) -> list[Cut]:

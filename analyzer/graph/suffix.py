@@ -23,6 +23,7 @@ from analyzer.graph.build import GraphBuilder, emit, noisy_outputs, slots_by_nod
 from analyzer.graph.segments import Segment, for_probes, node_seconds
 from analyzer.graph.session import Value, open_session, run, to_value
 from analyzer.graph.view import GraphView, reads
+from analyzer.quant.fake import calibrated
 from analyzer.quant.metrics import nsr_of, power
 from analyzer.records import Model, Quantizer
 
@@ -65,6 +66,37 @@ def altered(
     made = [q for q in changes.values() if q is not None]
     bare = tuple(node for node in nodes if all(q.node != node for q in (*kept, *made)))
     return Unit(name, (*kept, *made), bare)
+
+
+def difference(name: str, base: Iterable[Quantizer], other: Iterable[Quantizer]) -> Unit:
+    """Return the unit that makes one plan of another one for the same graph.
+
+    Args:
+        name: of the unit.
+        base: all quantizers of the base run, calibrated.
+        other: all quantizers of the plan it shall become.
+    """
+    before = {q.key: q for q in base if q.active}
+    after = slots_by_node(other)
+    grids = {q.key: grid_of(q) for quantizers in after.values() for q in quantizers}
+    keys = dict.fromkeys((*before, *grids))
+    nodes = dict.fromkeys(
+        key[0]
+        for key in keys
+        if (grid_of(before[key]) if key in before else None) != grids.get(key)
+    )
+    made = tuple(q for node in nodes for q in after.get(node, ()))
+    return Unit(name, made, tuple(node for node in nodes if node not in after))
+
+
+def grid_of(quantizer: Quantizer) -> tuple[object, ...]:
+    """Return what makes two quantizers at one slot round alike."""
+    scale, zero = calibrated(quantizer)
+    held = None if quantizer.stored is None else quantizer.stored.tobytes()
+    return (
+        quantizer.qmin, quantizer.qmax, quantizer.axis, quantizer.rounding,
+        quantizer.replaces_node, quantizer.tensor, held, scale.tobytes(), zero.tobytes(),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow of a run: load -> place -> calibrate -> simulate -> probe -> balance -> diagnose."""
+"""The flow of a run: load -> place -> calibrate -> simulate -> probe -> balance -> diagnose ->
+propose -> verify -> export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from analyzer.config import Config
+from analyzer.pipeline.advise import advise
 from analyzer.pipeline.explain import explain
 from analyzer.pipeline.stages import Job, Progress, Run, grouped, label
 from analyzer.records import Analysis
@@ -24,10 +26,12 @@ class Outcome:
     Attributes:
         analyses: of the targets that could be analysed, in the order asked for.
         refused: target -> one sentence why not.
+        exports: target -> path below its export folder -> content.
     """
 
     analyses: tuple[Analysis, ...]
     refused: Mapping[str, str]
+    exports: Mapping[str, Mapping[str, str | bytes]] = field(default_factory=dict)
 
 
 def run(
@@ -68,10 +72,14 @@ def run_targets(
     with ExitStack() as stack:
         going = Run(path, config, progress, command, stack, leave_out_unfit=leave_out_unfit)
         found: dict[str, Analysis] = {}
+        exports: dict[str, Mapping[str, str | bytes]] = {}
         for alike in grouped(going.targets(names), key=_sees):
             jobs = going.calibrate(going.place(alike))
-            found.update((a.provenance.target, a) for a in _measured(going, jobs))
-    return Outcome(tuple(found[name] for name in names if name in found), going.refused)
+            for analysis, files in _measured(going, jobs):
+                found[analysis.provenance.target] = analysis
+                exports[analysis.provenance.target] = files
+    analyses = tuple(found[name] for name in names if name in found)
+    return Outcome(analyses, going.refused, exports)
 
 
 def run_quantized(
@@ -96,14 +104,20 @@ def run_quantized(
     """
     with ExitStack() as stack:
         going = Run(path, config, progress, command, stack)
-        (analysis,) = _measured(going, [going.read(quantized)])
+        ((analysis, _),) = _measured(going, [going.read(quantized)])
     return analysis
 
 
-def _measured(going: Run, jobs: Sequence[Job]) -> Iterator[Analysis]:
-    """Run calibrated plans, and explain what each of them does."""
+def _measured(
+    going: Run, jobs: Sequence[Job]
+) -> Iterator[tuple[Analysis, Mapping[str, str | bytes]]]:
+    """Run calibrated plans, explain what each of them does, and say what would do better."""
     for job, simulation, scores in going.simulate(going.slice(jobs)):
-        yield explain(going, job, simulation, scores)
+        analysis, visits = explain(going, job, simulation, scores)
+        if job.target is None or not going.config.propose:
+            yield analysis, {}
+        else:
+            yield advise(going, job, analysis, visits)
 
 
 def _sees(target: Target) -> tuple[object, bool]:

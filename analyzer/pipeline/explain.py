@@ -31,7 +31,9 @@ from analyzer.simulate import Simulation
 WORST = 10  # rows, and groups, that are taken apart
 
 
-def explain(run: Run, job: Job, simulation: Simulation, scores: tuple[TaskScore, ...]) -> Analysis:
+def explain(
+    run: Run, job: Job, simulation: Simulation, scores: tuple[TaskScore, ...]
+) -> tuple[Analysis, list[int]]:
     """Probe one plan, book its noise, take the worst apart and say why.
 
     Args:
@@ -39,8 +41,13 @@ def explain(run: Run, job: Job, simulation: Simulation, scores: tuple[TaskScore,
         job: a calibrated plan.
         simulation: of that plan, on the analysis samples.
         scores: how well it does the task.
+
+    Returns:
+        the analysis, without proposals; the samples, the most representative first.
     """
-    return _Explaining(run, job, simulation).analysis(scores)
+    explaining = _Explaining(run, job, simulation)
+    visits = explaining.visits()
+    return explaining.analysis(scores, visits), visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +58,10 @@ class _Explaining:
     job: Job
     simulation: Simulation
 
-    def analysis(self, scores: tuple[TaskScore, ...]) -> Analysis:
+    def analysis(self, scores: tuple[TaskScore, ...], visits: Sequence[int]) -> Analysis:
         """Do all of it, and return the result."""
         job, simulation = self.job, self.simulation
         booked = sources_of(GraphView(job.graph.proto.graph), job.plan)
-        visits = self._visits()
         isolated, units = self._probe(booked, visits)
         measured = sources(job.graph, booked, units, isolated, simulation, visits)
         few = [self.run.samples(1)[i] for i in visits[: affordable(job.graph)]]
@@ -86,7 +92,7 @@ class _Explaining:
             task=scores,
         )
 
-    def _visits(self) -> list[int]:
+    def visits(self) -> list[int]:
         """Return the samples in the order in which they are looked at again."""
         exact = self.run.config.samples is not None
         order = [] if exact else self.simulation.order(MOST_SAMPLES)

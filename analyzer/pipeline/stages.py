@@ -6,20 +6,28 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from analyzer.calibrate import calibrate_all, calibration_phases
+from analyzer.calibrate import (
+    calibration_phases,
+    observe_all,
+    scaled,
+    with_other_observers,
+)
+from analyzer.calibrate.observe import Watch
 from analyzer.config import Config
 from analyzer.errors import TargetError
 from analyzer.graph.session import release_unused
 from analyzer.graph.slices import check_slices, with_slices
+from analyzer.graph.view import GraphView
 from analyzer.load import bind_shapes, load_model
 from analyzer.place import check_setting, place
 from analyzer.quantized import load_float_form, read_quantized
+from analyzer.quant.observers import Range
 from analyzer.records import Finding, Model, QuantPlan, TaskScore
 from analyzer.samples import Chosen, check_roles, open_roles
 from analyzer.score import Scorer
@@ -60,6 +68,9 @@ class Job:
     Attributes:
         name: of the target, or of the quantized file the plan was read from.
         target: None for a quantized file.
+        source: the bound model before the target prepared it; None for a quantized file.
+        ranges: that the target's observers find on the calibration data, where proposals want
+            them; the plan's own among them.
     """
 
     name: str
@@ -67,6 +78,8 @@ class Job:
     plan: QuantPlan
     target: Target | None = None
     findings: tuple[Finding, ...] = ()
+    source: Model | None = None
+    ranges: Mapping[Watch, Range] = field(default_factory=dict)
 
 
 class Run:
@@ -91,6 +104,7 @@ class Run:
         self.workers = config.threads or min(_cores(), MOST_WORKERS)
         self.refused: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
         self.roles: tuple[Chosen, Chosen] | None = None
         self.warnings: tuple[str, ...] = ()
 
@@ -113,7 +127,7 @@ class Run:
             for target in targets:
                 with self._unfit(target.name):
                     placed = place(model, target, self.config.setting)
-                    jobs.append(Job(target.name, *placed, target))
+                    jobs.append(Job(target.name, *placed, target, source=model))
         return jobs
 
     def read(self, quantized: Path) -> Job:
@@ -139,15 +153,33 @@ class Run:
         """Find all scales, and do what the quantizers do once they are known."""
         done = []
         for alike in grouped(jobs, key=lambda job: _identity(job.graph)):
-            pairs = [(job.plan, job.target) for job in alike if job.target]
+            asked = [self._observed(job) for job in alike if job.target]
+            pairs = [pair for plans in asked for pair in plans]
             samples, graph = self.samples(0), alike[0].graph
-            with self.stage("calibrate", calibration_phases(pairs) * len(samples), "run") as step:
-                plans = calibrate_all(graph, pairs, samples, workers=self.workers, step=step)
-                for (_, target), plan in zip(pairs, plans, strict=True):
+            runs = calibration_phases(graph, pairs) * len(samples)
+            with self.stage("calibrate", runs, "run") as step:
+                seen = iter(observe_all(graph, pairs, samples, workers=self.workers, step=step))
+                view = GraphView(graph.proto.graph)
+                for job, plans in zip(alike, asked, strict=True):
+                    (plan, target), found = plans[0], [next(seen) for _ in plans]
+                    plan = scaled(view, plan, target, found[0])
                     own, completed = target.complete(graph, plan, samples)
                     findings = tuple(target.findings(own, completed))
-                    done.append(Job(target.name, own, completed, target, findings))
+                    ranges = {watch: r for each in reversed(found) for watch, r in each.items()}
+                    done.append(
+                        replace(
+                            job, graph=own, plan=completed, findings=findings, ranges=ranges
+                        )
+                    )
         return done
+
+    def _observed(self, job: Job) -> list[tuple[QuantPlan, Target]]:
+        """Return the plans whose ranges are found together: the job's own one comes first."""
+        assert job.target is not None, "a file has its scales"
+        plans = [(job.plan, job.target)]
+        if self.config.propose:
+            plans += ((plan, job.target) for plan in with_other_observers(job.plan, job.target))
+        return plans
 
     def slice(self, jobs: Sequence[Job]) -> list[Job]:
         """Add slices of outputs; jobs that share a graph go on sharing it."""

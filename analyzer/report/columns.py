@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _GAP = "   "
 _SHORTEST_NAME = 28  # below that, columns leave before the name is cut further
+_SHORTEST_TEXT = 24  # of a column that fills the line
 _ALIGNED = 60  # off a terminal, a longer name stands out of its column and stays whole
 # From these NSRs on a number is coloured; the number itself always says the same.
 _BAD, _POOR = 0.1, 0.01
@@ -33,6 +34,7 @@ class Column(Generic[Row]):
     Attributes:
         drop: on a narrow terminal columns leave in this order; 0 stays.
         nsr: the value behind the text, where a bad one is coloured.
+        fills: takes what is left of a terminal's width, and leaves where that is too little.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Column(Generic[Row]):
     drop: int = 0
     is_text: bool = False
     nsr: Callable[[Row], float | None] | None = None
+    fills: bool = False
 
 
 def print_rows(console: Console, columns: list[Column[Row]], rows: Sequence[Row]) -> None:
@@ -75,12 +78,17 @@ def _fit(
     if available is None:
         widths[0] = min(widths[0], _ALIGNED)
         return columns, widths
+    last, filled = columns[-1], widths[-1]
+    if last.fills:
+        widths[-1] = min(filled, _SHORTEST_TEXT)
     others = sum(widths[1:]) + len(_GAP) * (len(columns) - 1)
     while others + min(widths[0], _SHORTEST_NAME) > available and any(c.drop for c in columns):
         gone = min((c.drop, i) for i, c in enumerate(columns) if c.drop)[1]
         others -= widths.pop(gone) + len(_GAP)
         del columns[gone]
     widths[0] = min(widths[0], max(available - others, len(columns[0].title)))
+    if last.fills and columns[-1] is last:
+        widths[-1] = min(filled, widths[-1] + max(available - others - widths[0], 0))
     return columns, widths
 
 

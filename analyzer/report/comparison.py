@@ -10,12 +10,12 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzer.records import Analysis
-from analyzer.report import markdown, tables, wording
+from analyzer.records import Analysis, Proposal
+from analyzer.report import advice, markdown, tables, wording
 from analyzer.report.columns import Column, Row, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class Comparison:
         analyses: of one model, one per target.
         refused: target -> one sentence why it was left out.
         reports: target -> path of its HTML report.
+        exports: target -> folder that a plan was exported into.
     """
 
     analyses: tuple[Analysis, ...]
     refused: Mapping[str, str]
     reports: Mapping[str, Path]
+    exports: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,9 @@ def render_comparison(
         line = tables.printable(f"{target}: {reason}")
         print_line(console, Text.assemble(("Left out ", "yellow"), line))
     for analysis in analyses:
-        report = comparison.reports.get(name_of(analysis))
-        if report is not None:
-            print_line(console, Text(f"Report   {tables.printable(str(report))}"))
+        for label, paths in (("Report", comparison.reports), ("Export", comparison.exports)):
+            if (path := paths.get(name_of(analysis))) is not None:
+                print_line(console, Text(f"{label:<9}{tables.printable(str(path))}"))
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:
@@ -194,6 +196,12 @@ def render_comparison_json(comparison: Comparison) -> str:
                     {"code": f.code, "layer": f.layer, "gain": _number(f.gain)}
                     for f in analysis.findings
                 ],
+                "proposals": [
+                    {"name": p.name, "recommended": p.recommended, "macs": _number(p.costs.macs),
+                     "time": _number(p.costs.time), "predicted": _number(p.predicted),
+                     "left": _number(p.left)}
+                    for p in advice.front(analysis)
+                ],
             }
             for analysis in _best_first(comparison.analyses)
         ],
@@ -238,6 +246,11 @@ def top_cause(analysis: Analysis) -> str:
     return ""
 
 
+def left_with(plan: Proposal | None) -> str:
+    """Return the share of the output noise that is left with a plan; empty without one."""
+    return "" if plan is None else f"{tables.remainder(plan.left)} left"
+
+
 def _target_columns(analyses: Sequence[Analysis]) -> list[Column[Analysis]]:
     def worst_layer(analysis: Analysis) -> str:
         first = tables.rank(analysis.layers)[0]
@@ -258,12 +271,16 @@ def _target_columns(analyses: Sequence[Analysis]) -> list[Column[Analysis]]:
         Column("quantizers", lambda a: f"{active_quantizers(a):,}", drop=2),
         Column("findings", lambda a: f"{len(a.findings):,}", drop=3),
         Column("top cause", top_cause, drop=5, is_text=True),
+        Column("best free", lambda a: left_with(advice.free(a)), drop=7),
+        Column("recommended", lambda a: left_with(advice.recommended(a)), drop=8),
         Column("worst layer", worst_layer, drop=1, is_text=True),
     ]  # fmt: skip
     empty = {
         "answer": not any(analysis.task for analysis in analyses),
         "findings": not any(analysis.findings for analysis in analyses),
         "top cause": not any(map(top_cause, analyses)),
+        "best free": not any(map(advice.free, analyses)),
+        "recommended": not any(map(advice.recommended, analyses)),
     }
     return [column for column in columns if not empty.get(column.title, False)]
 

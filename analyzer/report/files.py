@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run: an `Analysis` in, `report.html`, `analysis.json` and CSV out."""
+"""The files of a run: an `Analysis` in, `report.html`, `analysis.json` and CSV out.
+
+What was exported for quantizers goes into `export/` beside them, with a list of check sums: by it
+the next export knows which files of the last one nobody has changed since, and removes those that
+it does not write again.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from analyzer.records import Analysis
 from analyzer.report.html import render_html
-from analyzer.report.spreadsheets import render_csv, render_sources_csv
+from analyzer.report.spreadsheets import render_csv, render_proposals_csv, render_sources_csv
 from analyzer.store import to_json, write_files
 
+EXPORT = "export"
+SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
-def write_reports(analysis: Analysis, out: Path) -> dict[str, Path]:
+Content = str | bytes
+
+
+def write_reports(
+    analysis: Analysis, out: Path, exports: Mapping[str, Content] | None = None
+) -> dict[str, Path]:
     """Write all reports into the folder `out`, all or none; it is created where missing.
+
+    Args:
+        analysis: what to report.
+        out: the folder.
+        exports: path below the folder `export` -> content; none: that folder is left as it is.
 
     Returns:
         File name -> path of what was written.
@@ -20,12 +40,57 @@ def write_reports(analysis: Analysis, out: Path) -> dict[str, Path]:
     Raises:
         StoreError: if the folder or the disk refuses; previous reports are then untouched.
     """
-    texts = {
+    contents: dict[str, Content] = {
         "report.html": render_html(analysis),
         "analysis.json": to_json(analysis),
         "layers.csv": render_csv(analysis),
         "sources.csv": render_sources_csv(analysis),
+        "proposals.csv": render_proposals_csv(analysis),
     }
-    paths = {name: Path(out) / name for name in texts}
-    write_files({paths[name]: text for name, text in texts.items()})
+    folder = Path(out) / EXPORT
+    old = _unchanged(folder) if exports else set()
+    if exports:
+        contents.update((f"{EXPORT}/{name}", exports[name]) for name in sorted(exports))
+        contents[f"{EXPORT}/{SUMS}"] = _sums(exports)
+    paths = {name: Path(out) / name for name in contents}
+    write_files({paths[name]: content for name, content in contents.items()})
+    for stale in old - set(paths.values()):
+        _remove(stale, folder)
     return paths
+
+
+def _sums(exports: Mapping[str, Content]) -> str:
+    return "".join(f"{_digest(exports[name])}  {name}\n" for name in sorted(exports))
+
+
+def _digest(content: Content) -> str:
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()
+
+
+def _unchanged(folder: Path) -> set[Path]:
+    """Return the files of the last export that are still as they were written."""
+    found: set[Path] = set()
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        place = PurePosixPath(name)
+        if not name or place.is_absolute() or ".." in place.parts:
+            continue
+        path = folder / place
+        with contextlib.suppress(OSError):
+            if not path.is_symlink() and _digest(path.read_bytes()) == digest:
+                found.add(path)
+    return found
+
+
+def _remove(path: Path, folder: Path) -> None:
+    """Remove a file, and the folders in `folder` that it leaves empty."""
+    with contextlib.suppress(OSError):  # a file that stays is no failure of the run
+        path.unlink()
+        for parent in path.relative_to(folder).parents:
+            if parent.parts:
+                (folder / parent).rmdir()

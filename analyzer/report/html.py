@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from analyzer.records import ADDITIVE, Analysis, Quantizer
-from analyzer.report import ledger, tables, view, wording
+from analyzer.report import advice, ledger, tables, view, wording
 from analyzer.store import to_json
 
 # The page shall stay below 1 MB for a model of 100 layers; per-channel scales can fill more.
@@ -42,10 +42,18 @@ def render_html(analysis: Analysis) -> str:
         number=tables.number,
         ratio=tables.ratio,
         share=tables.share,
+        remainder=tables.remainder,
         signed=tables.signed,
         score=wording.value,
         duration=tables.duration,
         name=tables.printable,
+        scored=wording.scored,
+        worst=lambda nsr: advice.worst(nsr, analysis),
+        in_words=advice.in_words,
+        layers=advice.layers_of,
+        kind=advice.kind,
+        costs=advice.costs,
+        times=advice.times,
         scale=_scale,
         shapes=_shapes,
         value=view.value,
@@ -59,6 +67,7 @@ def render_html(analysis: Analysis) -> str:
         style=Markup(_asset("report.css")),  # noqa: S704
         plots=_plots(analysis),
         waterfall=_waterfall(analysis),
+        **_advice(analysis),
         download=_download(analysis),
         **_view(analysis),
     )
@@ -88,6 +97,36 @@ def _view(analysis: Analysis) -> dict[str, Any]:  # Any: what the template reads
         "places": {layer.name: index for index, layer in enumerate(analysis.layers)},
         "model": {k: v for k, v in analysis.provenance.model.items() if k != "notes"},
         "notes": view.notes(analysis),
+    }
+
+
+def _advice(analysis: Analysis) -> dict[str, Any]:  # Any: what the template reads
+    from analyzer.report.plots import pareto_plot
+
+    plans = advice.front(analysis)
+    counts = {p.samples for p in plans if p.samples}
+    svg = pareto_plot(analysis)
+    lines = "; ".join(
+        f"{tables.printable(p.name)}{' (recommended)' if p.recommended else ''}: "
+        f"{', '.join(advice.costs(p.costs))}, {tables.remainder(p.left)} left"
+        for p in plans
+    )
+    return {
+        "plans": plans,
+        "best": advice.recommended(analysis),
+        "free": advice.free(analysis),
+        "silence": advice.silence(analysis),
+        "samples": tables.plural(counts.pop(), "sample") if len(counts) == 1 else "",
+        "timed": any(p.costs.milliseconds is not None for p in plans),
+        "scores": list(dict.fromkeys(name for p in plans for name in p.task_after)),
+        "error": advice.prediction_error((p.predicted, p.left) for p in analysis.proposals),
+        "attempts_error": advice.prediction_error(
+            (a.predicted, a.measured) for a in analysis.attempts
+        ),
+        "heard": advice.HEARD,
+        "pareto": None if svg is None else _data_uri("image/svg+xml", svg),
+        "pareto_alt": f"Plot of the share of the output noise left against the cost. {lines}. "
+        "All values are in the table of plans.",
     }
 
 

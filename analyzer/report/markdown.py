@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from analyzer.records import Analysis, LayerError, OutputError
-from analyzer.report import ledger, wording
+from analyzer.report import advice, ledger, wording
 from analyzer.report.tables import (
     cosine,
     decibel,
@@ -18,6 +18,7 @@ from analyzer.report.tables import (
     printable,
     rank,
     ratio,
+    remainder,
     share,
 )
 
@@ -25,13 +26,15 @@ _CONTRIBUTORS = 10
 
 
 def render_markdown(analysis: Analysis) -> str:
-    """Return head line, outputs, findings, balance, all layers (worst first) and verdict."""
+    """Return head line, outputs, findings, proposals, balance, all layers, and the verdict."""
     answer = wording.answer(analysis.task)
     blocks = [
         [f"**{escape(' · '.join(wording.headline(analysis)))}**"],
         _outputs(analysis),
         [f"Answer: {escape(answer)}"] if answer else [],
         _findings(analysis),
+        _proposals(analysis),
+        _advice(analysis),
         _contributors(analysis),
         _interactions(analysis),
         _layers(analysis.layers),
@@ -61,6 +64,36 @@ def _outputs(analysis: Analysis) -> list[str]:
 def _findings(analysis: Analysis) -> list[str]:
     lines = wording.findings(analysis.findings)
     return [f"- {escape(found)}: {escape(line)}" for found, line in lines]
+
+
+def _proposals(analysis: Analysis) -> list[str]:
+    plans = advice.front(analysis)
+    if not plans:
+        return []
+    scores = list(dict.fromkeys(name for p in plans for name in p.task_after))
+    rows = [
+        [
+            f"**{code(p.name)}**" if p.recommended else code(p.name),
+            escape(advice.in_words(p)), percent(p.costs.macs), advice.times(p.costs.time),
+            advice.moved(*(advice.worst(nsr, analysis)
+                           for nsr in (p.outputs_before, p.outputs_after))),
+            remainder(p.predicted), remainder(p.left),
+            *(" → ".join(wording.scored(name, of.get(name))
+                         for of in (p.task_before, p.task_after)) for name in scores),
+        ]
+        for p in plans
+    ]  # fmt: skip
+    header = ["proposal", "changes", "MACs moved", "time", "worst NSR", "predicted",
+              "noise left", *map(escape, scores)]  # fmt: skip
+    return table(header, rows)
+
+
+def _advice(analysis: Analysis) -> list[str]:
+    best, free = advice.recommended(analysis), advice.free(analysis)
+    lines = [f"- Advice: {escape(advice.reason(best))}"] if best else []
+    if free is not None and free is not best:
+        lines.append(f"- Free: {escape(advice.brings(free))}")
+    return lines
 
 
 def _contributors(analysis: Analysis) -> list[str]:
@@ -102,7 +135,7 @@ def _layers(layers: Sequence[LayerError]) -> list[str]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a Markdown table, its columns of text to the left and its numbers to the right."""
-    texts = {"layer", "output", "op", "precision", "cause", "status"}
+    texts = {"layer", "output", "op", "precision", "cause", "status", "proposal", "changes"}
     left = [title in texts or title.startswith("contributor") for title in header]
     rule = [":---" if is_text else "---:" for is_text in left]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from analyzer.records import Analysis, LayerError
-from analyzer.report import ledger
+from analyzer.records import Analysis, LayerError, Proposal
+from analyzer.report import advice, ledger
 from analyzer.report.tables import percent, printable, rank, shorten
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # Readable on white (4.5:1) and on black (4.6:1), so that one image serves both themes.
 _GREY = "#767676"
 _BLUE, _ORANGE = "#3a8fd0", "#d9772b"  # distinguishable with every common colour blindness
+_PRICES = {
+    "milliseconds": "time of a run by your table, ms",
+    "macs": "multiply-accumulates moved to more bits",
+}
 _NAME_LENGTH = 34  # in the 8 pt monospace font this fills the left margin
 _DECADES = 8  # more than that below the largest value is float noise and would flatten the rest
 
@@ -140,6 +144,68 @@ def steps_plot(analysis: Analysis) -> str | None:
         axes.set_ylabel("NSR at the output")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
         return _svg(figure)
+
+
+def pareto_plot(analysis: Analysis) -> str | None:
+    """Draw what the plans leave of the noise against what they cost.
+
+    The front is a staircase from plan to plan with their names; what was measured and is not on
+    it is grey, the recommended plan large.
+
+    Returns:
+        SVG text, or None if there are not two plans with a finite share above zero.
+    """
+    plans = [p for p in advice.front(analysis) if _drawable(p.left)]
+    rejected = [p for p in advice.others(analysis) if _drawable(p.left)]
+    if len(plans) + len(rejected) < 2:
+        return None
+    unit = advice.priced_in(analysis)
+    factor = 100 if unit == "macs" else 1
+
+    def places(some: Sequence[Proposal]) -> tuple[list[float], list[float]]:
+        prices = [factor * advice.price(analysis, p) for p in some]
+        return prices, [100 * p.left for p in some]
+
+    values = [100 * p.left for p in (*plans, *rejected)]
+    low, high = min(values) / 1.5, max(*values, 100) * 1.4
+    with _style():
+        figure, axes = _axes(height=3.4, left=0.09)
+        axes.set_yscale("log")
+        axes.axhline(100, color=_GREY, linewidth=0.8, linestyle=":")
+        axes.plot(*places(rejected), "o", color=_GREY, markersize=4, alpha=0.6,
+                  label="not on the front")  # fmt: skip
+        axes.plot(*places(plans), "-o", color=_BLUE, linewidth=1.2, markersize=5,
+                  drawstyle="steps-post", label="front")  # fmt: skip
+        axes.plot(*places([p for p in plans if p.recommended]), "o", color=_ORANGE,
+                  markersize=9, label="recommended")  # fmt: skip
+        _name(axes, plans, *places(plans))
+        axes.set_ylim(low, high)
+        axes.margins(x=0.08)
+        _percent_ticks(axes.yaxis, low, high)
+        if factor == 100:
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.set_xlabel(_PRICES[unit])
+        axes.set_ylabel("share of the noise left")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+        return _svg(figure)
+
+
+def _name(
+    axes: Axes, plans: Sequence[Proposal], prices: Sequence[float], left: Sequence[float]
+) -> None:
+    """Name points to their right; of several close to each other only the lowest."""
+    span = (max(prices) - min(prices)) or 1.0
+    for index, plan in enumerate(plans):
+        near = [
+            other
+            for other in range(len(plans))
+            if abs(prices[other] - prices[index]) < 0.12 * span
+            and left[index] / 1.12 < left[other] < left[index] * 1.12
+        ]
+        chosen = min(near, key=lambda other: (not plans[other].recommended, left[other]))
+        if chosen == index:
+            axes.annotate(shorten(printable(plan.name), 20), (prices[index], left[index]), (7, 3),
+                          textcoords="offset points", fontsize=8, parse_math=False)  # fmt: skip
 
 
 def _thin_line(axes: Axes, rises: Sequence[Rise]) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from analyzer.records import Analysis, LayerError, Source
+from analyzer.records import Analysis, Change, LayerError, Proposal, Source
+from analyzer.report import advice
 
 
 def render_csv(analysis: Analysis) -> str:
@@ -73,6 +74,57 @@ def _source(index: int, source: Source, outputs: Sequence[str]) -> list[object]:
         *(source.by_output.get(output) for output in outputs), source.alignment_price,
         source.status, _json(list(source.layers)), _json([list(key) for key in source.quantizers]),
     ]  # fmt: skip
+
+
+def render_proposals_csv(analysis: Analysis) -> str:
+    """Return the changes of all proposals, one per row, beside what the whole plan brings.
+
+    Columns up to `why` are those of the plan: its costs as shares (`time` as a multiple), `left`
+    and `predicted` as shares of the output noise, `nsr_before:NAME` and `nsr_after:NAME` per
+    output, `task_before:NAME` and `task_after:NAME` per score.  The others are those of the
+    change, `change_nsr` with it and the ones before it; `layers` is a JSON list.
+    """
+    plans = analysis.proposals
+    outputs = _keys(p.outputs_after for p in plans)
+    scores = _keys(p.task_after for p in plans)
+    columns = [
+        "proposal", "recommended", "front", "macs", "elements", "weight_bytes", "nodes", "time",
+        "milliseconds", "predicted", "left", "samples",
+        *(f"nsr_{when}:{name}" for name in outputs for when in ("before", "after")),
+        *(f"task_{when}:{name}" for name in scores for when in ("before", "after")),
+        "why", "change", "kind", "layers", "from", "to", "change_macs", "change_predicted_nsr",
+        "change_nsr",
+    ]  # fmt: skip
+    rows = (
+        [*_plan(plan, outputs, scores), *_change(number, change)]
+        for plan in plans
+        for number, change in enumerate(plan.changes or (None,), 1)
+    )
+    return _written(columns, rows)
+
+
+def _plan(plan: Proposal, outputs: Sequence[str], scores: Sequence[str]) -> list[object]:
+    costs = plan.costs
+    return [
+        plan.name, plan.recommended, plan.front, costs.macs, costs.elements, costs.weight_bytes,
+        costs.nodes, costs.time, costs.milliseconds, plan.predicted, plan.left, plan.samples,
+        *(of.get(name) for name in outputs for of in (plan.outputs_before, plan.outputs_after)),
+        *(of.get(name) for name in scores for of in (plan.task_before, plan.task_after)),
+        plan.why,
+    ]  # fmt: skip
+
+
+def _change(number: int, change: Change | None) -> list[object]:
+    if change is None:
+        return [None] * 8
+    return [
+        number, change.kind, _json(list(advice.layers_of(change))), change.before, change.after,
+        change.cost, change.predicted_nsr, change.measured_nsr,
+    ]  # fmt: skip
+
+
+def _keys(found: Iterable[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for names in found for name in names))
 
 
 def _json(value: object) -> str:

@@ -48,6 +48,22 @@ def share(part: float | None) -> str:
     return f"{100 * part:.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
+def remainder(left: float | None) -> str:
+    """Write a share of the noise that is left: two significant digits, small ones differ too.
+
+    >>> [remainder(x) for x in (0.634, 0.0409, 0.00996, 0.0996, 1.3)]
+    ['63 %', '4.1 %', '1.0 %', '10 %', '130 %']
+    """
+    if left is None:
+        return NOT_MEASURED
+    if not math.isfinite(left):
+        return f"{left}"
+    value = 100 * left
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:#.2g} %"
+
+
 def signed(nsr: float) -> str:
     """Write a change of an NSR with its sign.
 

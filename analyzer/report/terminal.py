@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzer.records import Analysis, LayerError, OutputError
-from analyzer.report import ledger, tables, wording
+from analyzer.records import Analysis, LayerError, OutputError, Proposal
+from analyzer.report import advice, ledger, tables, wording
 from analyzer.report.columns import Column, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _CONTRIBUTORS = 5
 _FINDINGS = 8
 _INTERACTIONS = 2
 _OUTPUT = 24  # columns of an output's name in a title
+_PROPOSALS = 8
 
 
 def render_terminal(
@@ -28,9 +29,10 @@ def render_terminal(
     show_all: bool = False,
     quiet: bool = False,
     report: Path | None = None,
+    export: Path | None = None,
     next_command: str | None = None,
 ) -> None:
-    """Print head line, worst layers, outputs, contributors, findings, verdict and what to do next.
+    """Print head line, layers, outputs, contributors, findings, proposals, verdict, what is next.
 
     Args:
         analysis: what to show.
@@ -39,6 +41,7 @@ def render_terminal(
         show_all: show everything there is.
         quiet: print the verdict and nothing else.
         report: path of the HTML report, printed after the verdict.
+        export: path of the folder that a plan was exported into, printed after that.
         next_command: command line to suggest, printed last.
     """
     from rich.text import Text
@@ -57,10 +60,11 @@ def render_terminal(
     for warning in analysis.warnings:
         _print_labelled(console, "Note", tables.printable(warning), style="yellow")
     _print_findings(analysis, console, show_all=show_all)
+    _print_proposals(analysis, console, show_all=show_all)
     if answer := wording.answer(analysis.task):
         _print_labelled(console, "Answer", answer)
     print_line(console, verdict)
-    for label, value in (("Report", report), ("Next", next_command)):
+    for label, value in (("Report", report), ("Export", export), ("Next", next_command)):
         if value is not None:
             _print_labelled(console, label, tables.printable(str(value)))
 
@@ -201,6 +205,83 @@ def _print_findings(analysis: Analysis, console: Console, *, show_all: bool) -> 
         codes = ", ".join(dict.fromkeys(tables.printable(code) for code, _ in rest))
         more = f"… {tables.plural(len(rest), 'more finding')} ({codes}) · --all shows them"
         _print_labelled(console, "", more, style="dim", of_line="dim")
+
+
+def _print_proposals(analysis: Analysis, console: Console, *, show_all: bool) -> None:
+    """Print the plans that are worth a choice, then the recommended one and the best free one."""
+    from rich.text import Text
+
+    front = advice.front(analysis)
+    every = [*front, *advice.others(analysis)]
+    shown = every if show_all else _chosen(front)
+    if shown:
+        print_line(console, Text())
+        print_rows(console, _proposal_columns(analysis, shown), shown)
+        if len(every) > len(shown):
+            rest = (
+                f"… {tables.plural(len(every) - len(shown), 'more proposal')} · --all shows them"
+            )
+            print_line(console, Text(rest, style="dim"))
+        print_line(console, Text())
+    best, free = advice.recommended(analysis), advice.free(analysis)
+    if best is not None:
+        _print_labelled(console, "Advice", advice.reason(best), style="green")
+    elif analysis.attempts and (line := advice.silence(analysis)):
+        _print_labelled(console, "Advice", line)
+    if free is not None and free is not best:
+        _print_labelled(console, "Free", advice.brings(free), style="green")
+
+
+def _chosen(front: Sequence[Proposal]) -> Sequence[Proposal]:
+    """Return a few of many plans: the recommended one, and those that leave the least noise."""
+    if len(front) <= _PROPOSALS:
+        return front
+    by_noise = sorted(
+        front, key=lambda p: (not p.recommended, not advice.is_free(p.costs), p.left)
+    )
+    kept = {id(p) for p in by_noise[:_PROPOSALS]}
+    return [p for p in front if id(p) in kept]
+
+
+def _proposal_columns(analysis: Analysis, plans: Sequence[Proposal]) -> list[Column[Proposal]]:
+    """The columns that have something to say about these plans."""
+    score = next((name for p in plans for name in p.task_after), "")
+    title = tables.shorten(tables.printable(score), _OUTPUT)
+    columns: list[Column[Proposal]] = [
+        Column("proposal", _proposal_name, is_text=True),
+        Column("MACs moved", lambda p: tables.percent(p.costs.macs), drop=6),
+        Column("time", lambda p: advice.times(p.costs.time), drop=2),
+        Column("ms", lambda p: tables.number(p.costs.milliseconds), drop=3),
+        Column("worst NSR", lambda p: _moved(analysis, p), drop=5,
+               nsr=lambda p: advice.worst(p.outputs_after, analysis)),
+        Column("predicted", lambda p: tables.remainder(p.predicted), drop=1),
+        Column("noise left", lambda p: tables.remainder(p.left)),
+        Column(title, lambda p: _scored(score, p),
+               drop=4),
+        Column("changes", advice.in_words, drop=7, is_text=True, fills=True),
+    ]  # fmt: skip
+    empty = {
+        "time": all(p.costs.time == 1 for p in plans),
+        "ms": all(p.costs.milliseconds is None for p in plans),
+        "predicted": all(p.predicted is None for p in plans),
+        title: not score,
+    }
+    return [column for column in columns if not empty.get(column.title, False)]
+
+
+def _proposal_name(proposal: Proposal) -> str:
+    mark = "*" if proposal.recommended else " "
+    return f"{mark} {tables.printable(proposal.name)}"
+
+
+def _scored(name: str, proposal: Proposal) -> str:
+    scores = (proposal.task_before.get(name), proposal.task_after.get(name))
+    return " → ".join(wording.scored(name, value) for value in scores)
+
+
+def _moved(analysis: Analysis, proposal: Proposal) -> str:
+    before, after = proposal.outputs_before, proposal.outputs_after
+    return advice.moved(advice.worst(before, analysis), advice.worst(after, analysis))
 
 
 def _print_labelled(

@@ -131,7 +131,14 @@ def answer(scores: Sequence[TaskScore]) -> str:
 
 def value(score: TaskScore, found: float) -> str:
     """Write a score with three decimals, a cosine with six."""
-    return cosine(found) if "cosine" in score.name.lower() else f"{found:.3f}"
+    return scored(score.name, found)
+
+
+def scored(name: str, found: float | None) -> str:
+    """Write the value of the score of that name."""
+    if found is None or "cosine" in name.lower():
+        return cosine(found)
+    return f"{found:.3f}"
 
 
 def title(finding: Finding) -> str:

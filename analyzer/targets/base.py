@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,17 @@ import onnx
 from analyzer.codes import CODES
 from analyzer.quant.observers import Observer as RangeObserver
 from analyzer.quant.observers import extremes, make_observer
-from analyzer.records import Finding, Model, Observer, Quantizer, QuantPlan, Samples, Setting
+from analyzer.records import (
+    Edit,
+    EditKind,
+    Finding,
+    Model,
+    Observer,
+    Quantizer,
+    QuantPlan,
+    Samples,
+    Setting,
+)
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -53,6 +63,11 @@ class Target(ABC):
             network whose weights are already quantized.
         calibrates_unoptimized: whether it finds them with onnxruntime's graph optimizations
             switched off, which shifts values by rounding errors.
+        native_edits: kinds of edits that the quantizer's own config can ask it for; it does them
+            on the graph that `prepare` returned.  All others are made to the model it is given.
+        cost_factors: precision -> time of a multiply-accumulate as a multiple of the default
+            precision's, roughly.
+        completes_on_data: whether `complete` has to run the model.
         folds_norms: whether a BatchNormalization is part of the layer before it when the
             quantizer looks at the graph; False: it may quantize in between.
     """
@@ -64,7 +79,10 @@ class Target(ABC):
     granularities: tuple[str, ...] = ("channel",)
     calibrates_with_quantized_weights: bool = False
     calibrates_unoptimized: bool = False
+    completes_on_data: bool = False
     folds_norms: bool = True
+    native_edits: frozenset[EditKind] = frozenset()
+    cost_factors: Mapping[str, float] = field(default_factory=dict)
 
     def rewrite(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         """Simplify the user's own model as the quantizer does before it looks at it.
@@ -81,6 +99,15 @@ class Target(ABC):
     def prepare(self, model: Model) -> Model:
         """Rewrite a bound canonical model into the graph that the quantizer really quantizes."""
         return model
+
+    def edit(self, model: Model, edit: Edit) -> Model:
+        """Do an edit of a kind in `native_edits` as the quantizer does it.
+
+        Args:
+            model: as `prepare` returned it.
+            edit: what the config asks for.
+        """
+        raise NotImplementedError(edit.kind)
 
     @abstractmethod
     def place(self, model: Model, setting: Setting) -> QuantPlan:

@@ -23,6 +23,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "nncf": ("nncf==3.4.* openvino onnx onnxruntime",),
     "modelopt": ("torch==2.13.0", "nvidia-modelopt[onnx]==0.47.*"),
     "ai-edge-quantizer": ("ai-edge-quantizer==0.10.*",),
+    "quark": ("torch==2.13.0", "amd-quark==0.13 onnx onnxruntime==1.24.*"),
 }
 
 

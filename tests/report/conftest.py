@@ -11,8 +11,10 @@ import pytest
 
 from analyzer.records import (
     Analysis,
+    Attempt,
     Balance,
     Change,
+    Cost,
     DataInfo,
     Finding,
     Interaction,
@@ -22,6 +24,7 @@ from analyzer.records import (
     Provenance,
     Quantizer,
     QuantPlan,
+    Setting,
     Source,
     Step,
     TaskScore,
@@ -97,10 +100,6 @@ def analysis() -> Analysis:
             ("Swish is one layer.",),
         ),
         findings=(Finding("QA999", SCRIPT, {"ratio": 38.5}, "Use a percentile observer."),),
-        proposals=(
-            Proposal("mixed", True, (Change("precision", SCRIPT, "int8", "int16", 0.02),), 0.02,
-                     {"out": 0.031}, {"out": 0.011}),
-        ),
         timing={"load": 0.5, "probe": 4.25},
         peak_rss_bytes=512_000_000,
         warnings=(f"Layer {SCRIPT} [bold]diverges[/bold].",),
@@ -199,5 +198,52 @@ def booked(analysis: Analysis) -> Analysis:
             TaskScore("box AP50", 0.94, None, "fp32", 8, ("out", SCRIPT)),
             TaskScore("box AP50:95", 0.8309, None, "fp32", 8, ("out", SCRIPT)),
             TaskScore(f"top-1{MARKUP}", 0.75, 0.875, "labels", 1),
+        ),
+    )  # fmt: skip
+
+
+def _plans() -> tuple[Proposal, ...]:
+    before = {"out": 0.03, SCRIPT: 0.002, "scores": 1.0}
+    scored = {"box AP50": 0.94, "cosine": 0.999}
+    calibration = Change("calibration", "", "kl", MARKUP, 0.0, 0.014, 0.012)
+    table = dict.fromkeys((SCRIPT, MARKUP, CONTROL, LONG, ARABIC), "int16")
+    precision = Change("precision", SCRIPT, "int8", "int16", 0.021, None, 0.003, tuple(table))
+    split = Change("weight_split", "conv_first", "one", "two", 0.02, layers=("conv_first",))
+    return (
+        Proposal(f"dear {SCRIPT}", False, (calibration, precision, split), 0.12, before,
+                 {"out": 0.0015, SCRIPT: 0.0001, "scores": 0.1}, scored,
+                 {"box AP50": 1.0, "cosine": 0.99999}, Cost(0.12, 0.1, 0.03, 2, 1.12), 0.05, 0.04,
+                 4, True),
+        Proposal("plan 2", True, (calibration, precision), 0.021, before,
+                 {"out": 0.003, SCRIPT: 0.0002, "scores": 0.1}, scored,
+                 {"box AP50": 0.97, "cosine": 0.9999}, Cost(0.021, 0.01, time=1.02), 0.1, 0.19, 4,
+                 True, f"The least noise within the budget of {SCRIPT}.",
+                 Setting(MARKUP, table=table)),
+        Proposal("plan 1", False, (calibration,), 0.0, before,
+                 {"out": 0.012, SCRIPT: 0.0008, "scores": 0.4}, scored,
+                 {"box AP50": 0.95, "cosine": 0.999}, Cost(), 0.4, 0.5, 4, True),
+        Proposal("worse", False, (split,), 0.02, before,
+                 {"out": 0.039, SCRIPT: 0.0026, "scores": math.inf}, scored, {},
+                 Cost(0.02, 0.0, 0.03, 2, 1.05), 1.3, None, 4),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def advised(booked: Analysis) -> Analysis:
+    """The same with four plans, three of them on the front, and a log.
+
+    Predictions of what goes, held against what went: 0.96 and 0.95, 0.81 and 0.9, 0.5 and 0.6;
+    of the log 0.5 and 0.4, 0.2 and 0.25, and one of next to nothing.
+    """
+    return dataclasses.replace(
+        booked,
+        proposals=_plans(),
+        attempts=(
+            Attempt("run 1", (f"precision {SCRIPT}: int8 → int16",), "start", 0.5, 0.6, "helps",
+                    2),
+            Attempt("run 2", ("weight split a: one → two", MARKUP), CONTROL, 0.8, 0.75,
+                    "better", 4),
+            Attempt("run 3", ("idle",), "start", 0.7, 0.999, f"dropped: {MARKUP}", 2),
+            Attempt("run 4", ("harm",), "start", None, math.inf, "hurts", 2),
         ),
     )  # fmt: skip

@@ -40,15 +40,15 @@ def url(analysis: Analysis, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def full(booked: Analysis, tmp_path: Path) -> str:
-    return write_reports(booked, tmp_path / "full")["report.html"].as_uri()
+def full(advised: Analysis, tmp_path: Path) -> str:
+    return write_reports(advised, tmp_path / "full")["report.html"].as_uri()
 
 
 def names(page: Any) -> list[str]:
     return page.locator("table.layers tbody tr > th > bdi").all_inner_texts()
 
 
-@pytest.mark.parametrize(("which", "plots"), [("url", 2), ("full", 3)])
+@pytest.mark.parametrize(("which", "plots"), [("url", 2), ("full", 4)])
 def test_page_is_silent_and_stays_at_home(
     browser: Any, which: str, plots: int, request: pytest.FixtureRequest
 ) -> None:
@@ -161,6 +161,24 @@ def test_causes_and_contributors_show_as_text(browser: Any, full: str) -> None:
     row = page.locator("tr:target th > bdi")
     assert row.inner_text() == script
     assert row.is_visible()
+
+
+def test_proposals_read_without_script(browser: Any, full: str) -> None:
+    """The recommended plan is open, the log unfolds, and names lead to their rows."""
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(full)
+    best = page.locator(".card.best")
+    assert best.locator("table.changes tbody tr:visible").count() == 2
+    assert best.locator("table.brings tbody tr:visible").count() == 5
+    assert "</script><img src=x onerror=alert(1)>" in best.locator("p").first.inner_text()
+    log = page.locator("table.attempts tbody tr")
+    assert not log.first.is_visible()
+    page.locator("summary", has_text="Log: 4 simulations").click()
+    assert log.first.is_visible()
+    best.locator(".where a").first.click()
+    assert page.locator("tr:target th > bdi").inner_text() == (
+        "</script><img src=x onerror=alert(1)>"
+    )
 
 
 def test_lost_slice_is_marked_and_indented(browser: Any, full: str) -> None:

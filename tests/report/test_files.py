@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from analyzer.errors import StoreError
 from analyzer.records import Analysis
 from analyzer.report.files import write_reports
 from analyzer.report.html import render_html
-from analyzer.report.spreadsheets import render_csv, render_sources_csv
+from analyzer.report.spreadsheets import render_csv, render_proposals_csv, render_sources_csv
 from analyzer.store import to_json
 
 
@@ -27,8 +28,60 @@ def test_all_reports_are_written(analysis: Analysis, tmp_path: Path) -> None:
         "analysis.json": to_json(analysis),
         "layers.csv": render_csv(analysis),
         "sources.csv": render_sources_csv(analysis),
+        "proposals.csv": render_proposals_csv(analysis),
     }
     assert sorted(p.name for p in out.iterdir()) == sorted(paths)
+
+
+def below(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_exports_are_written_with_their_check_sums(analysis: Analysis, tmp_path: Path) -> None:
+    """Text and bytes go below export/, and a list as sha256sum reads it goes with them."""
+    paths = write_reports(analysis, tmp_path, {"b/model.onnx": b"\x00\xff", "a.py": "x = 'ä'\n"})
+    assert paths["export/b/model.onnx"].read_bytes() == b"\x00\xff"
+    assert paths["export/a.py"].read_text("utf-8") == "x = 'ä'\n"
+    digests = [hashlib.sha256(d).hexdigest() for d in ("x = 'ä'\n".encode(), b"\x00\xff")]
+    sums = (tmp_path / "export" / "SHA256SUMS").read_text("utf-8")
+    assert sums == f"{digests[0]}  a.py\n{digests[1]}  b/model.onnx\n"
+
+
+def test_only_our_own_unchanged_files_go(analysis: Analysis, tmp_path: Path) -> None:
+    """Stale files of the last export are removed, not those that somebody wrote or changed."""
+    folder = tmp_path / "export"
+    old = {"old/stale.json": "1", "edited.py": "2", "again.txt": "3"}
+    write_reports(analysis, tmp_path, old)
+    (folder / "edited.py").write_text("mine")
+    (folder / "old" / "notes.txt").write_text("mine")
+    (tmp_path / "outside.txt").write_text("4")
+    with (folder / "SHA256SUMS").open("a") as sums:
+        digest = hashlib.sha256(b"4").hexdigest()
+        sums.write(f"{digest}  ../outside.txt\n{digest}  {tmp_path / 'outside.txt'}\n?\n")
+    write_reports(analysis, tmp_path, {"again.txt": "5"})
+    assert below(folder) == {"edited.py", "again.txt", "SHA256SUMS", "old/notes.txt"}
+    assert (folder / "again.txt").read_text() == "5"
+    assert (tmp_path / "outside.txt").exists()
+
+
+def test_a_run_without_export_leaves_the_last_one(analysis: Analysis, tmp_path: Path) -> None:
+    """And folders that an export empties go with the files in them."""
+    write_reports(analysis, tmp_path, {"a/b/c.txt": "1", "d.txt": "2"})
+    write_reports(analysis, tmp_path)
+    assert below(tmp_path / "export") == {"a/b/c.txt", "d.txt", "SHA256SUMS"}
+    write_reports(analysis, tmp_path, {"d.txt": "2"})
+    assert [p.name for p in sorted((tmp_path / "export").iterdir())] == ["SHA256SUMS", "d.txt"]
+
+
+def test_a_failed_export_removes_nothing(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All or nothing holds for what would have been removed, too."""
+    write_reports(analysis, tmp_path, {"stale.txt": "1"})
+    (tmp_path / "export" / "new").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_reports(analysis, tmp_path, {"new/file.txt": "2"})
+    assert below(tmp_path / "export") == {"stale.txt", "new", "SHA256SUMS"}
 
 
 def test_failure_keeps_the_previous_report(
@@ -66,9 +119,9 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_rendering_needs_no_runtime(booked: Analysis, tmp_path: Path) -> None:
+def test_rendering_needs_no_runtime(advised: Analysis, tmp_path: Path) -> None:
     """An old analysis renders where onnx and onnxruntime are not even installed."""
-    write_reports(booked, tmp_path)
+    write_reports(advised, tmp_path)
     loaded = loaded_after(
         "from pathlib import Path\n"
         "from analyzer.report.files import write_reports\n"
@@ -87,6 +140,7 @@ def test_importing_the_reports_is_cheap() -> None:
         "import analyzer.report.files, analyzer.report.html, analyzer.report.plots\n"
         "import analyzer.report.progress, analyzer.report.tables, analyzer.report.terminal\n"
         "import analyzer.report.comparison, analyzer.report.ledger, analyzer.report.markdown\n"
+        "import analyzer.report.advice\n"
         "import analyzer.report.spreadsheets, analyzer.report.view, analyzer.report.wording\n"
     )
     assert not loaded & {"onnx", "onnxruntime", "pandas", "matplotlib", "jinja2", "rich"}

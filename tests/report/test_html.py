@@ -17,7 +17,7 @@ import pytest
 
 from analyzer.records import Analysis, Quantizer
 from analyzer.report.html import render_html
-from analyzer.report.plots import graphwise_plot, isolated_plot, steps_plot
+from analyzer.report.plots import graphwise_plot, isolated_plot, pareto_plot, steps_plot
 from analyzer.store import to_json
 
 DASH = "\N{EN DASH}"
@@ -47,7 +47,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.mark.parametrize(("which", "plots"), [("analysis", 2), ("booked", 3)])
+@pytest.mark.parametrize(("which", "plots"), [("analysis", 2), ("booked", 3), ("advised", 4)])
 def test_names_never_become_elements(
     which: str, plots: int, request: pytest.FixtureRequest
 ) -> None:
@@ -72,7 +72,7 @@ def test_policy_names_exactly_our_script(analysis: Analysis) -> None:
     )
 
 
-@pytest.mark.parametrize("which", ["analysis", "booked"])
+@pytest.mark.parametrize("which", ["analysis", "booked", "advised"])
 def test_page_is_self_contained(which: str, request: pytest.FixtureRequest) -> None:
     """Links stay in the page or are data, images are data; one h1; ids are unique."""
     page = Page(render_html(request.getfixturevalue(which)))
@@ -124,6 +124,85 @@ def test_findings_are_cards(booked: Analysis) -> None:
     assert 'style="width:0%"' in page  # a cause whose removal makes it worse has an empty bar
 
 
+def test_the_recommended_plan_is_a_card(advised: Analysis) -> None:
+    """Why, what is left, what it costs, every change, and outputs and scores before and after."""
+    page = section(render_html(advised), "proposals", "plans")
+    best, free = (text_of(card) for card in page.split("<article")[1:])
+    assert "recommended plan 2 The least noise within the budget of &lt;/script&gt;" in best
+    assert "Noise left 10 % Predicted 19 % Cost 2.10 % of the MACs moved, 1.00 % of" in best
+    assert "1 calibration all layers kl /head[red]/Conv[/head] 0 % 1.40 % 1.20 %" in best
+    assert f"int8 int16 2.10 % {DASH} 0.300 %" in best
+    assert r"clear\x1b[2J\n\u202egnp.exe|`$x$`" in best
+    assert "2 more /model/block" in best
+    assert "NSR of out 3.00 % 0.300 %" in best
+    assert "NSR of scores 100 % 10.0 %" in best
+    assert "box AP50 0.940 0.970 cosine 0.999000 0.999900" in best
+    assert "Best at no cost: plan 1 40 % of the output noise is left , 50 % predicted" in free
+
+
+def test_plans_to_choose_from(advised: Analysis) -> None:
+    """One row per plan of the front, the present state in the head, changes folded below."""
+    page = render_html(advised)
+    seen = text_of(section(page, "plans", "findings"))
+    assert "Predictions of what goes were off by 10 % of it (median over 3)" in seen
+    assert "NSR at the worst output now 3.00 %" in seen
+    assert "box AP50 now 0.940 cosine now 0.999000" in seen
+    assert "plan 1 best at no cost calibration /head[red]/Conv[/head] 0 % 1.00x 1.20 %" in seen
+    assert "2.10 % 1.02x 0.300 % 19 % 10 % 0.970 0.999900" in seen
+    assert "12.0 % 1.12x 0.150 % 4.0 % 5.0 % 1.000 0.999990" in seen
+    assert "Changes of &lt;/script&gt;" not in seen
+    assert "Changes of dear &lt;/script&gt;" in seen
+    assert "2 more nodes" in seen
+    assert "Noise left with plan 2 10 %" in text_of(page[: page.index("<nav")])
+
+
+def test_the_log_holds_predictions_against_what_was_measured(advised: Analysis) -> None:
+    """Every simulation with its verdict; those of no use are grey."""
+    page = section(render_html(advised), "plans", "findings")
+    seen = text_of(page)
+    assert "Log: 4 simulations on the way, median error of the predictions 22 %" in seen
+    assert "off by 22 % (median of 2, where at least 1.00 % of the noise went or came)" in seen
+    assert "weight split a: one → two ; /head[red]/Conv[/head] clear" in seen
+    assert f"harm start {DASH} inf 2 hurts" in seen
+    assert page.count('class="dropped"') == 2
+
+
+def test_milliseconds_have_a_column_where_there_are_any(advised: Analysis) -> None:
+    """A plan without says so."""
+    first, *others = advised.proposals
+    timed = dataclasses.replace(first, costs=dataclasses.replace(first.costs, milliseconds=12.3))
+    page = render_html(dataclasses.replace(advised, proposals=(timed, *others)))
+    seen = text_of(section(page, "plans", "findings"))
+    assert "Your table" in seen
+    assert "1.12x 12.3 ms 0.150 %" in seen
+    assert f"1.02x {DASH} 0.300 %" in seen
+    assert "Your table" not in render_html(advised)
+
+
+def test_why_there_are_no_proposals(advised: Analysis) -> None:
+    """One sentence, and the log where something was tried; an old file has no section."""
+    bare = dataclasses.replace(advised, proposals=())
+    seen = text_of(section(render_html(bare), "proposals", "findings"))
+    assert "Nothing is proposed: in 4 simulations nothing left clearly less noise." in seen
+    assert "Log: 4 simulations" in seen
+    old = dataclasses.replace(bare, attempts=())
+    assert 'id="proposals"' not in render_html(old)
+    off = dataclasses.replace(
+        old, provenance=dataclasses.replace(old.provenance, config={"propose": False})
+    )
+    assert "Proposals were switched off with --no-propose." in render_html(off)
+
+
+def test_plans_alone_make_no_plot(advised: Analysis) -> None:
+    """One plan has nothing to be held against; plans without noise or with inf are not drawn."""
+    first, second, *_ = advised.proposals
+    for left, drawn in ((0.5, True), (0.0, False), (math.inf, False)):
+        pair = (first, dataclasses.replace(second, left=left))
+        svg = pareto_plot(dataclasses.replace(advised, proposals=pair))
+        assert (svg is not None) is drawn
+    assert pareto_plot(dataclasses.replace(advised, proposals=(first,))) is None
+
+
 def test_outputs_slices_and_the_answer(booked: Analysis) -> None:
     """A lost slice is marked; scores stand with what they were held against."""
     page = render_html(booked)
@@ -169,9 +248,9 @@ def test_waterfall_needs_steps(analysis: Analysis, booked: Analysis) -> None:
     assert steps_plot(dataclasses.replace(booked, balance=balance)) is None
 
 
-def test_equal_analyses_give_equal_bytes(booked: Analysis) -> None:
+def test_equal_analyses_give_equal_bytes(advised: Analysis) -> None:
     """No date, no random id, no address of an object."""
-    assert render_html(booked) == render_html(copy.deepcopy(booked))
+    assert render_html(advised) == render_html(copy.deepcopy(advised))
 
 
 def test_download_holds_the_analysis_or_is_left_out(analysis: Analysis) -> None:
@@ -202,12 +281,12 @@ def test_page_without_any_measurement(analysis: Analysis) -> None:
     assert Page(render_html(bare)).all("img") == []
 
 
-@pytest.mark.parametrize("plot", [isolated_plot, graphwise_plot, steps_plot])
-def test_plots_are_well_formed(plot, booked: Analysis) -> None:
+@pytest.mark.parametrize("plot", [isolated_plot, graphwise_plot, steps_plot, pareto_plot])
+def test_plots_are_well_formed(plot, advised: Analysis) -> None:
     """Hostile names, formulas, inf and zero give XML that parses, and repeat to the byte."""
-    svg = plot(booked)
+    svg = plot(advised)
     ET.fromstring(svg)
-    assert svg == plot(booked)
+    assert svg == plot(advised)
     assert "<script" not in svg
 
 

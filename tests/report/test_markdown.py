@@ -34,6 +34,22 @@ def test_rows_have_the_columns_of_their_header(analysis: Analysis) -> None:
     assert text.endswith("additivity 0.90\n")
 
 
+def test_proposals(advised: Analysis) -> None:
+    """One row per plan of the front with all scores; the recommended one is bold."""
+    text = render_markdown(advised)
+    _, plans, *_ = tables_of(text)
+    assert {len(row) for row in plans} == {9}
+    assert [row[0] for row in plans[2:]] == [
+        "`plan 1`", "**`plan 2`**", "`dear </script><img src=x onerror=alert(1)>`",
+    ]  # fmt: skip
+    assert plans[3][2:] == [
+        "2.10 %", "1.02x", "3.00 % → 0.300 %", "19 %", "10 %", "0.940 → 0.970",
+        "0.999000 → 0.999900",
+    ]  # fmt: skip
+    assert "- Advice: plan 2: The least noise within the budget of &lt;/script&gt;" in text
+    assert r"- Free: plan 1: calibration /head\[red\]" in text
+
+
 def test_balance_findings_and_answer(booked: Analysis) -> None:
     """Slices follow their output, contributors have shares, causes their gain."""
     text = render_markdown(booked)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 
 from analyzer.records import Analysis
-from analyzer.report.spreadsheets import render_csv, render_sources_csv
+from analyzer.report.spreadsheets import render_csv, render_proposals_csv, render_sources_csv
 
 
 def read(text: str) -> list[dict[str, str]]:
@@ -58,3 +59,30 @@ def test_sources_without_a_balance(analysis: Analysis) -> None:
     """An old analysis gives a header and no rows."""
     assert read(render_sources_csv(analysis)) == []
     assert render_sources_csv(analysis).startswith("index,name,kind,nsr,")
+
+
+def test_proposals_have_a_row_per_change(advised: Analysis) -> None:
+    """What the plan brings is repeated, so that every row stands alone."""
+    rows = read(render_proposals_csv(advised))
+    assert [row["proposal"] for row in rows].count("plan 2") == 2
+    assert len(rows) == 3 + 2 + 1 + 1
+    second = [row for row in rows if row["proposal"] == "plan 2"][1]
+    assert (second["recommended"], second["front"], second["macs"]) == ("true", "true", "0.021")
+    assert (second["nsr_before:out"], second["nsr_after:out"]) == ("0.03", "0.003")
+    assert (second["task_before:box AP50"], second["task_after:box AP50"]) == ("0.94", "0.97")
+    assert (second["predicted"], second["left"], second["milliseconds"]) == ("0.19", "0.1", "")
+    assert (second["change"], second["kind"], second["from"], second["to"]) == (
+        "2", "precision", "int8", "int16",
+    )  # fmt: skip
+    assert json.loads(second["layers"])[0] == "</script><img src=x onerror=alert(1)>"
+    assert (second["change_predicted_nsr"], second["change_nsr"]) == ("", "0.003")
+    assert json.loads(rows[0]["layers"]) == []
+    assert rows[-1]["nsr_after:scores"] == "inf"
+
+
+def test_plans_without_changes_and_no_plans(advised: Analysis) -> None:
+    """A plan always has a row; without plans there is a header."""
+    plan = dataclasses.replace(advised.proposals[0], changes=())
+    (row,) = read(render_proposals_csv(dataclasses.replace(advised, proposals=(plan,))))
+    assert (row["left"], row["change"], row["kind"]) == ("0.05", "", "")
+    assert read(render_proposals_csv(dataclasses.replace(advised, proposals=()))) == []

@@ -124,6 +124,70 @@ def test_all_shows_sources_that_were_not_probed(booked: Analysis) -> None:
     assert "input 50 %, clipping 75 %" in cells(row)
 
 
+def test_proposals(advised: Analysis) -> None:
+    """The front, the recommended plan marked; why; the best free one; then the verdict."""
+    lines = printed(advised, limit=1, export=Path("r/export"), next_command="qanalyze a")
+    start = next(i for i, line in enumerate(lines) if line.startswith("proposal"))
+    assert lines[start - 1] == ""
+    assert [cells(line) for line in lines[start : start + 5]] == [
+        ["proposal", "MACs moved", "time", "worst NSR", "predicted", "noise left", "box AP50",
+         "changes"],
+        ["plan 1", "0 %", "1.00x", "3.00 % → 1.20 %", "50 %", "40 %", "0.940 → 0.950",
+         "calibration /head[red]/Conv[/head]"],
+        ["* plan 2", "2.10 %", "1.02x", "3.00 % → 0.300 %", "19 %", "10 %", "0.940 → 0.970",
+         "calibration /head[red]/Conv[/head]; int16 at </script><img…rror=alert(1)> +4"],
+        ["dear </script><img src=x onerror=alert(1)>", "12.0 %", "1.12x", "3.00 % → 0.150 %",
+         "4.0 %", "5.0 %", "0.940 → 1.000",
+         ("calibration /head[red]/Conv[/head]; int16 at </script><img…rror=alert(1)> +4; "
+          "weight split at conv_first")],
+        ["… 1 more proposal · --all shows them"],
+    ]  # fmt: skip
+    script = "</script><img src=x onerror=alert(1)>"
+    assert lines[start + 6 : start + 8] == [
+        f"Advice   plan 2: The least noise within the budget of {script} (4 samples)",
+        "Free     plan 1: calibration /head[red]/Conv[/head]; 40 % of the output noise is left",
+    ]
+    assert lines[start + 8].startswith("Answer ")
+    assert lines[-2:] == ["Export   r/export", "Next     qanalyze a"]
+    every = printed(advised, show_all=True)
+    assert cells(next(line for line in every if line.startswith("  worse")))[3:5] == [
+        "3.00 % → 3.90 %", DASH,
+    ]  # fmt: skip
+
+
+def test_a_free_plan_that_is_recommended_is_named_once(advised: Analysis) -> None:
+    """No second line for what was just said."""
+    plan = dataclasses.replace(advised.proposals[2], recommended=True, why="")
+    lines = printed(dataclasses.replace(advised, proposals=(plan,)))
+    assert "Advice   plan 1: 40 % of the output noise is left (4 samples)" in lines
+    assert not [line for line in lines if line.startswith("Free")]
+
+
+def test_nothing_is_proposed(advised: Analysis) -> None:
+    """What was tried in vain is said; where nothing was tried there is no line."""
+    bare = dataclasses.replace(advised, proposals=())
+    assert [line for line in printed(bare) if line.startswith("Advice")] == [
+        "Advice   Nothing is proposed: in 4 simulations nothing left clearly less noise."
+    ]
+    quiet = printed(dataclasses.replace(bare, attempts=()))
+    assert not [line for line in quiet if line.startswith(("Advice", "proposal"))]
+
+
+def test_many_plans_are_cut_down_to_the_best(advised: Analysis) -> None:
+    """Eight rows at most, the recommended and the free plan among them."""
+    *_, free, _ = advised.proposals
+    many = tuple(
+        dataclasses.replace(free, name=f"p{i}", left=0.9 - i / 100, recommended=i == 3,
+                            costs=dataclasses.replace(free.costs, macs=i / 100))
+        for i in range(20)
+    )  # fmt: skip
+    lines = printed(dataclasses.replace(advised, proposals=many))
+    start = next(i for i, line in enumerate(lines) if line.startswith("proposal"))
+    names = [line[2:].split()[0] for line in lines[start + 1 : start + 9]]
+    assert names == ["p0", "p3", "p14", "p15", "p16", "p17", "p18", "p19"]
+    assert lines[start + 9] == "… 12 more proposals · --all shows them"
+
+
 def test_control_characters_are_shown_not_obeyed(analysis: Analysis) -> None:
     """A name cannot clear the screen, break the line or turn the writing direction."""
     lines = printed(analysis, show_all=True)
@@ -152,20 +216,22 @@ def test_layers_without_isolated_error_follow_by_graphwise(analysis: Analysis) -
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
-def test_terminal_width_is_respected(width: int, booked: Analysis) -> None:
+def test_terminal_width_is_respected(width: int, advised: Analysis) -> None:
     """No table runs over the edge; layer, isolated and graphwise, output and NSR, share stay."""
-    lines = printed(booked, width=width, show_all=True)
+    lines = printed(advised, width=width, show_all=True)
     for title, rows, kept in (
         ("layer", 7, {"isolated", "graphwise"}),
         ("output", 4, {"NSR"}),
         ("contributor", 4, {"share"}),
+        ("proposal", 4, {"noise left"}),
     ):
         first = next(i for i, line in enumerate(lines) if line.startswith(title))
         table = lines[first : first + rows + 1]
         if width >= 40:
             assert all(cell_len(line) <= width for line in table)
         assert kept <= set(cells(table[0]))
-        assert width > 60 or any("…" in line for line in table)
+        # the shorter names of plans fit where the changes are left out
+        assert width > 60 - 20 * (title == "proposal") or any("…" in line for line in table)
 
 
 def test_no_control_sequences_without_colour(

@@ -17,6 +17,8 @@ import onnx
 from analyzer.graph.view import GraphView
 from analyzer.quant.observers import extremes, order_statistics
 from analyzer.records import (
+    Edit,
+    EditKind,
     Finding,
     Model,
     Observer,
@@ -35,6 +37,7 @@ from analyzer.targets.espdl.luts import read_tables
 from analyzer.targets.espdl.passes import run_passes
 from analyzer.targets.espdl.quirks import find_quirks
 from analyzer.targets.espdl.simplifier import simplify_model
+from analyzer.targets.espdl.splits import split_as_esp_ppq
 
 _SMALLEST_SCALE = 1e-8
 
@@ -52,6 +55,7 @@ class EspDl(Target):
     precisions: tuple[str, ...] = ("int8", "int16", "w8a16", "fp32")
     observers: tuple[Observer, ...] = ("kl", "minmax", "percentile", "mse")
     calibrates_with_quantized_weights: bool = True
+    native_edits: frozenset[EditKind] = frozenset({"weight_split"})
 
     def rewrite(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         """Run onnxsim, as esp-ppq does first."""
@@ -60,6 +64,10 @@ class EspDl(Target):
     def prepare(self, model: Model) -> Model:
         """Rewrite the model as esp-ppq does before it quantizes."""
         return esp_ppq_graph(model)
+
+    def edit(self, model: Model, edit: Edit) -> Model:
+        """Split weights, as `weight_split_setting` asks for it."""
+        return split_as_esp_ppq(model, edit)
 
     def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Run the passes and return one quantizer per slot of every quantized node."""
@@ -170,6 +178,9 @@ ESP32P4 = EspDl(
     summary="esp-ppq for ESP32-P4 and -S31: power-of-two scales, per-channel weights, half-even",
     family=Family(per_channel=True, bias_bits={8: 32, 16: 40}, integer_attention=True),
     rounding="half_even",
+    # Rough.  128-bit vectors hold 16 int8 or 8 int16; float has none: esp-dsp's dot product takes
+    # 5 cycles per element, esp-dl's int8 convolutions (operator_performance.md) a third of one.
+    cost_factors={"int8": 1.0, "int16": 2.0, "w8a16": 2.0, "fp32": 16.0},
 )
 ESP32S3 = EspDl(
     name="esp32s3",
@@ -177,6 +188,9 @@ ESP32S3 = EspDl(
     family=Family(per_channel=False, bias_bits={8: 20, 16: 40}),
     granularities=("tensor",),
     rounding="half_up",
+    # Rough.  Espressif's face recognition takes 287 ms in 8 bits and 554 ms in 16; esp-dsp's float
+    # dot product 1.7 cycles per element, esp-dl's int8 convolutions about a quarter of one.
+    cost_factors={"int8": 1.0, "int16": 1.9, "w8a16": 1.9, "fp32": 7.0},
 )
 ESP32 = EspDl(
     name="esp32",
@@ -185,6 +199,9 @@ ESP32 = EspDl(
     family=Family(per_channel=False, bias_bits={8: 32, 16: 64}),
     granularities=("tensor",),
     rounding="half_up",
+    # Rough.  No vectors: a product of 16 bits costs as much as one of 8; esp-dsp's dot product of
+    # floats takes 2.4 times as long as that of int16.
+    cost_factors={"int8": 1.0, "int16": 1.0, "w8a16": 1.0, "fp32": 2.4},
 )
 
 

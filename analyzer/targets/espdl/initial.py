@@ -19,6 +19,7 @@ from analyzer.graph.view import GraphView
 from analyzer.records import Model, Observer, Setting
 from analyzer.targets.base import last_axis
 from analyzer.targets.espdl.configs import BIASED, BITS, COMPARE, QUANTIZED, Config
+from analyzer.targets.espdl.splits import MADE, made_of
 
 RECURRENT_SCALE = 2.0**-9
 _FIXED_SLOTS = {"GRU": ("in3",), "LSTM": ("in3", "in6", "out2")}
@@ -28,7 +29,6 @@ _SECOND_IS_FLOAT = frozenset(
     Expand Tile TopK GatherElements GatherND ScatterElements
     """.split()
 )
-_MADE_LATER = "PPQ_Operation_"
 # InsertZeros stands for a ConvTranspose with a constant of its own
 _OTHERS_ARE_FLOAT = frozenset({"Slice", "Resize", "Pad", "Clip", "Where", "InsertZeros"})
 
@@ -53,24 +53,28 @@ def dispatched(model: Model, view: GraphView, setting: Setting) -> dict[str, str
     """Return quantized node -> precision.
 
     All quantizable types run in the setting's precision, whatever the table says of a node wins;
-    InsertZeros goes with the ConvTranspose it was made of, an Add of a mask with infinities stays
-    float, and a MatMul of two activations has no weight that could be narrower.
+    what was made of a node (InsertZeros, the parts of a split) goes with it, an Add of a mask with
+    infinities stays float, and a MatMul of two activations has no weight that could be narrower.
 
     Raises:
         TargetError: if the table names an op that esp-ppq makes after it has read the table.
     """
     default = setting.precision or "int8"
     found = {}
+
+    def kind_of(name: str) -> str:
+        return model.op_types.get(name, view.nodes[name].op_type)
+
     for name, node in view.nodes.items():
-        kind = model.op_types.get(name, node.op_type)
-        if name in setting.table and name.startswith(_MADE_LATER):
+        kind = kind_of(name)
+        if name in setting.table and name.startswith(MADE):
             raise TargetError(
                 f"{kind} {name!r} cannot be given a precision: esp-ppq makes it after it has read "
                 "the dispatch table.",
                 "Name the layers next to it instead.",
             )
-        told = view.consumers[node.output[0]][0] if kind == "InsertZeros" else name
-        precision = setting.table.get(told) or (default if kind in QUANTIZED else "fp32")
+        told = setting.table.get(made_of(view, kind_of, name))
+        precision = told or (default if kind in QUANTIZED else "fp32")
         if precision == "fp32" or not _touches_float(model, view, node):
             continue
         if kind == "Add" and any(_is_mask(view, t) for t in node.input):

@@ -36,6 +36,7 @@ class OpenVino(Target):
     precisions: tuple[str, ...] = ("int8", "int8-mixed", "fp32")
     observers: tuple[Observer, ...] = ("mean_minmax", "minmax")
     bias_correction: bool = True
+    completes_on_data: bool = True
 
     def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Let quantizers move as NNCF's solver does; layers at fp32 are its ignored scope."""
@@ -71,4 +72,8 @@ class OpenVino(Target):
         return model, correct_biases(model, plan, samples) if self.bias_correction else plan
 
 
-OPENVINO = OpenVino()
+OPENVINO = OpenVino(
+    # Rough.  OpenVINO's own table of INT8 against FP32: 1.9 times the speed with AVX2, 3 to 4 with
+    # VNNI.
+    cost_factors={"int8": 1.0, "int8-mixed": 1.0, "fp32": 3.0},
+)

@@ -118,12 +118,17 @@ X86 = PyTorchFx(
     summary="PyTorch FX quantization for x86: uint8 in 127 steps, int8 per-channel weights",
     granularities=("channel", "tensor"),
     levels=127,
+    # Rough.  By Intel's comparisons INT8 has 1.9 times the speed of FP32 with AVX2, 3 to 4 times
+    # with VNNI.
+    cost_factors={"int8": 1.0, "fp32": 3.0},
 )
 QNNPACK = PyTorchFx(
     name="pytorch-qnnpack",
     summary="PyTorch FX quantization for qnnpack: uint8 activations, int8 per-tensor weights",
     granularities=("tensor", "channel"),
     levels=255,
+    # Rough.  MobileNetV2 on a Raspberry Pi, by Arm: 10.9 ms in FP32, 4.0 ms in INT8.
+    cost_factors={"int8": 1.0, "fp32": 2.7},
 )
 
 

@@ -113,4 +113,5 @@ def main():
     Path(answer).write_text(json.dumps(found), encoding="utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()

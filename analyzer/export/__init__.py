@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The export stage: one plan goes in, files that quantizers read come out.
+
+Every format is a module with one function `write(order) -> Files`; `tools` says which tool each
+is for.  Beside them stand `README.txt`, `names.csv`, and the FP32 model where a file asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from analyzer.errors import ExportError, nearest
+from analyzer.export import (
+    aimet,
+    esp_ppq,
+    modelopt,
+    nncf,
+    onnxruntime,
+    pytorch,
+    qdq,
+    qnn,
+    quark,
+    rknn,
+    tensorrt,
+    tflite,
+    tpu_mlir,
+)
+from analyzer.export.names import names_csv, reads
+from analyzer.export.order import SOURCE, Files, Order
+from analyzer.export.readme import readme
+from analyzer.export.source import source_bytes
+from analyzer.export.tools import TOOLS, formats_for
+
+__all__ = ["ALL", "FORMATS", "check_formats", "export", "formats_for"]
+
+ALL = "all"
+FORMATS: dict[str, Callable[[Order], Files]] = {
+    "esp-ppq": esp_ppq.write,
+    "onnxruntime": onnxruntime.write,
+    "qdq": qdq.write,
+    "qnn": qnn.write,
+    "aimet": aimet.write,
+    "nncf": nncf.write,
+    "tensorrt": tensorrt.write,
+    "tflite": tflite.write,
+    "pytorch": pytorch.write,
+    "rknn": rknn.write,
+    "tpu-mlir": tpu_mlir.write,
+    "modelopt": modelopt.write,
+    "quark": quark.write,
+}
+
+
+def check_formats(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the formats that are asked for, each once; `("all",)` stays as it is.
+
+    Args:
+        names: as they stand on the command line, or several of them in one text.
+
+    Raises:
+        ExportError: for an unknown one, with the nearest match.
+    """
+    known = [*FORMATS, ALL]
+    found = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    for name in found:
+        if name not in known:
+            raise ExportError(f"There is no export format {name!r}.", nearest(name, known))
+    return (ALL,) if ALL in found else tuple(dict.fromkeys(found))
+
+
+def export(order: Order, names: Sequence[str]) -> dict[str, str | bytes]:
+    """Write one plan in several formats.
+
+    Args:
+        order: the plan.
+        names: of formats, see `FORMATS`; `all`: every one that can carry the plan, and the
+            README says why the others cannot.
+
+    Returns:
+        path below the export folder -> content.
+
+    Raises:
+        ExportError: if a format is unknown or, unless all are asked for, cannot carry the plan.
+    """
+    wanted = check_formats(names)
+    if not wanted:
+        return {}
+    written: dict[str, Files] = {}
+    refused: dict[str, str] = {}
+    for name in FORMATS if wanted == (ALL,) else wanted:
+        try:
+            written[name] = _written(order, name)
+        except ExportError as error:
+            if wanted != (ALL,):
+                raise
+            refused[name] = str(error)
+    files = _together(written)
+    beside: dict[str, str | bytes] = {"names.csv": names_csv(order)}
+    if reads(order) == "ours" or any(_asks_for_source(text) for text in files.values()):
+        beside[SOURCE] = source_bytes(order)
+    paths = {name: tuple(of_format) for name, of_format in written.items()}
+    return {"README.txt": readme(order, paths, tuple(beside), refused), **beside, **files}
+
+
+def _written(order: Order, name: str) -> Files:
+    """Return the files of one format, at least one."""
+    files = FORMATS[name](order)
+    if not files:
+        raise ExportError(
+            f"The plan changes nothing that {TOOLS[name].title} can be told.",
+            "Leave it out of --export.",
+        )
+    return files
+
+
+def _together(written: Mapping[str, Files]) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {}
+    for name, of_format in written.items():
+        for path, content in of_format.items():
+            assert path not in files, f"{name} writes {path}, which another format has written"
+            files[path] = content
+    return files
+
+
+def _asks_for_source(content: str | bytes) -> bool:
+    return isinstance(content, str) and SOURCE in content

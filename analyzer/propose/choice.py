@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choice: verified points go in, proposals with a recommended one come out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.graph.ends import Nsr
+from analyzer.propose.point import Point, front_of
+from analyzer.records import Change, Proposal, TaskScore
+
+FEWEST = 5  # proposals, where so many were simulated
+MOST = 8
+_CLEARLY = 0.97  # a dearer plan must leave less than this share of a cheaper one's noise
+_SCORE = 0.005  # a score that differs by less is the same
+_BETTER = 0.01  # a score that is higher by this is worth its price
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A point that was verified.
+
+    Attributes:
+        point: as the search left it.
+        nsr: of the outputs, on the verification samples.
+        left: share of the output noise that is left there.
+        scores: of the task.
+    """
+
+    point: Point
+    nsr: Nsr
+    left: float
+    scores: tuple[TaskScore, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean over the scores, 1 where there is none."""
+        return float(np.mean([s.value for s in self.scores])) if self.scores else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user wants of the recommended plan.
+
+    Attributes:
+        budget: most that it may cost.
+        goal: "nsr" and the highest allowed at any output, or a score and the lowest allowed;
+            None: as good as the budget allows.
+        outputs: whole outputs, which the goal is about.
+    """
+
+    budget: float
+    goal: tuple[str, float] | None
+    outputs: Sequence[str]
+
+    def fulfilled(self, checked: Checked) -> bool:
+        """Tell whether a plan is good enough."""
+        assert self.goal is not None, "asked without a goal"
+        name, value = self.goal
+        if name == "nsr":
+            return max(checked.nsr[t] for t in self.outputs if t in checked.nsr) <= value
+        return any(s.name == name and s.value >= value for s in checked.scores)
+
+
+def finalists(points: Sequence[Point], best: Point) -> list[Point]:
+    """Return the points worth verifying: the front, the best one, and the next ones behind it.
+
+    Args:
+        points: of the search, the starting one first.
+        best: that the search would recommend.
+    """
+    front = [p for p in front_of(points) if p.remedies]
+    free = [p for p in points if p.is_free and p.remedies]
+    chosen = [best, *sorted(free, key=lambda p: p.left)[:1]] if best.remedies else free[:1]
+    # spread over the front where it has too many: its ends, and evenly between them
+    room = max(MOST - len(chosen), 1)
+    picks = np.unique(np.linspace(0, len(front) - 1, min(room, len(front))).round().astype(int))
+    chosen += [front[n] for n in picks]
+    rest = sorted((p for p in points if p.remedies and p not in front), key=lambda p: p.left)
+    found: list[Point] = []
+    for point in [*chosen, *rest]:
+        enough = len(found) >= FEWEST and point in rest
+        if not enough and all(point.setting != other.setting for other in found):
+            found.append(point)
+    return sorted(found[:MOST], key=lambda p: (p.price, -p.left))
+
+
+def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Checked, str]:
+    """Return the plan to recommend, and why; the start where nothing is better.
+
+    Args:
+        start: the plan as the user asked for it.
+        checked: the finalists.
+        wish: budget and goal.
+    """
+    ranked = sorted([start, *checked], key=lambda c: (c.point.price, c.left))
+    if wish.goal is not None:
+        for plan in ranked:
+            if wish.fulfilled(plan):
+                return plan, "the cheapest plan that reaches the goal"
+    best, why = start, "nothing that was tried leaves less noise"
+    for plan in ranked:
+        if plan.point.price > wish.budget:
+            continue
+        quieter = plan.left < _CLEARLY * best.left and plan.score > best.score - _SCORE
+        if quieter or (plan.score > best.score + _BETTER and plan.left < 1.0):
+            best = plan
+            why = "the least noise within the budget" if plan.point.price else "free"
+    if best is not start:
+        why = f"{why}: {best.left:.0%} of the output noise is left"
+    if wish.goal is not None:
+        why += "; no plan that was simulated reaches the goal"
+    return best, why
+
+
+def proposals(
+    start: Checked, checked: Sequence[Checked], best: Checked, why: str, samples: int,
+    points: Sequence[Point],
+) -> tuple[Proposal, ...]:  # fmt: skip
+    """Return the finalists as records, the cheapest first."""
+    front = _front(checked)
+    found = []
+    for number, plan in enumerate(checked, 1):
+        point = plan.point
+        found.append(
+            Proposal(
+                name=f"plan {number}",
+                recommended=plan is best,
+                changes=_changes(point, points),
+                cost=point.cost.macs,
+                outputs_before=start.nsr,
+                outputs_after=plan.nsr,
+                task_before={s.name: s.value for s in start.scores},
+                task_after={s.name: s.value for s in plan.scores},
+                costs=point.cost,
+                left=plan.left,
+                predicted=point.left if point.predicted is None else point.predicted,
+                samples=samples,
+                front=plan in front,
+                why=why if plan is best else _why_not(plan, best, front),
+                setting=point.setting,
+            )
+        )
+    return tuple(found)
+
+
+def _front(checked: Sequence[Checked]) -> list[Checked]:
+    front: list[Checked] = []
+    for plan in sorted(checked, key=lambda c: (c.point.price, c.left)):
+        if not front or plan.left < front[-1].left:
+            front.append(plan)
+    return front
+
+
+def _why_not(plan: Checked, best: Checked, front: Sequence[Checked]) -> str:
+    if plan.left >= 1:
+        return "makes the outputs no better"
+    if plan not in front:
+        return "another plan is no dearer and leaves less noise"
+    if plan.point.price > best.point.price:
+        return "costs more than it brings, or than the budget allows"
+    if plan.point.price < best.point.price:
+        return "cheaper, but leaves more noise"
+    return "of the same price, and no better at the task"
+
+
+def _changes(point: Point, points: Sequence[Point]) -> tuple[Change, ...]:
+    """Return the remedies as changes; what is known after the first few of them is told."""
+    macs, changes = 0.0, []
+    for count, remedy in enumerate(point.remedies, 1):
+        first = point.remedies[:count]
+        so_far = next((p for p in points if p.remedies == first), None)
+        cost = 0.0
+        if so_far is not None:
+            cost, macs = max(so_far.cost.macs - macs, 0.0), so_far.cost.macs
+        predicted = None
+        if so_far is not None and so_far.predicted is not None and so_far.left:
+            predicted = _mean(so_far.nsr) * so_far.predicted / so_far.left
+        changes.append(
+            Change(
+                kind=remedy.kind,
+                layer=remedy.layers[0] if remedy.layers else "",
+                before=remedy.before,
+                after=remedy.after,
+                cost=cost,
+                predicted_nsr=predicted,
+                measured_nsr=None if so_far is None else _mean(so_far.nsr),
+                layers=remedy.layers,
+            )
+        )
+    return tuple(changes)
+
+
+def _mean(nsr: Mapping[str, float]) -> float:
+    return math.fsum(nsr.values()) / len(nsr) if nsr else 0.0
+
+
