@@ -197,7 +197,10 @@ def provenance(
 
     plain = replace(config, dispatch=dict(config.dispatch), slices=dict(config.slices))
     settings = asdict(replace(plain, shapes=dict(config.shapes)))
+    # lists, so that a document that was written and read again equals this one
     settings["shapes"] = {name: list(dims) for name, dims in config.shapes.items()}
+    settings["budget"], settings["export"] = list(config.budget), list(config.export)
+    settings["goal"] = None if config.goal is None else list(config.goal)
     return Provenance(
         tool_version=__version__,
         command=command,

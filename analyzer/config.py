@@ -75,7 +75,7 @@ class Config:
         preset, preprocessing: how images become inputs, see `analyzer.data`.
         propose: look for remedies.
         budget: most that the recommended proposal may cost: share of the multiply-accumulates
-            moved to more than 8 bits or to float, or milliseconds by the table `latency`.
+            moved to more bits or to float, or milliseconds of a whole run by `latency`.
         goal: what is good enough: "nsr" with the highest NSR allowed at any output, or the name
             of a score with the lowest allowed.
         time_limit: seconds for the whole run; the search for proposals stops there.

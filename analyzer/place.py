@@ -9,7 +9,7 @@ from dataclasses import replace
 from analyzer.errors import TargetError, nearest
 from analyzer.fixes.edits import apply_edits
 from analyzer.graph.build import in_execution_order
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import view_of
 from analyzer.records import Edit, Model, Quantizer, QuantPlan, Setting
 from analyzer.targets.base import Target
 
@@ -42,7 +42,7 @@ def place_on(prepared: Model, target: Target, setting: Setting) -> QuantPlan:
             f"{', '.join(kinds[:12])}.",
             "Choose another target, see --list-targets.",
         )
-    view = GraphView(prepared.proto.graph)
+    view = view_of(prepared.proto)
     quantizers = _with_ranges(prepared, target, setting, plan.quantizers)
     return replace(plan, quantizers=in_execution_order(view, quantizers))
 

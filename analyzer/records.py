@@ -148,9 +148,7 @@ class Quantizer:
         return self.node, self.slot
 
 
-EditKind = Literal[
-    "weight_split", "channel_split", "equalization", "smoothing", "bias_correction"
-]
+EditKind = Literal["weight_split", "channel_split", "equalization", "smoothing", "bias_correction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,7 +461,8 @@ class Change:
         kind: "precision", "calibration", "range", "weight_split" ...
         layer: where, the first one of `layers`; empty: everywhere.
         before, after: in the words of the target.
-        cost: share of the model's multiply-accumulates that it moves.
+        cost: share of the model's multiply-accumulates that it moves by itself; 0 also where that
+            was not told apart from what changes before it move.
         predicted_nsr: mean over the outputs with this change and those before it in the list, as
             foretold before it was measured; None: not foretold.
         measured_nsr: the same, measured; None: only together with later ones.

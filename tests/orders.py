@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders for exporters: a setting is placed, calibrated and measured for real, without a search."""
+"""Orders for exporters: a setting is placed, calibrated and measured, without a search."""
 
 from __future__ import annotations
 

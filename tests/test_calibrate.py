@@ -8,8 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analyzer.calibrate import calibrate, calibration_phases
+from analyzer import calibrate as module
+from analyzer.calibrate import (
+    calibrate,
+    calibration_phases,
+    observe_all,
+    scaled,
+    watched,
+    with_other_observers,
+)
 from analyzer.errors import DataError
+from analyzer.graph.view import GraphView
 from analyzer.place import place
 from analyzer.records import Quantizer, Setting
 from analyzer.targets.espdl import ESP32P4
@@ -214,3 +223,95 @@ def test_the_range_of_a_parameter():
     assert (low.tolist(), high.tolist()) == ([2], [29997])
     low, high = ESP32P4.constant_range(np.empty(0, np.float32), quantizer(observer="percentile"))
     assert (low.tolist(), high.tolist()) == ([0], [0])
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """How many runs were begun: one entry per sweep over the data."""
+    sweeps = []
+    real = module.show_samples
+
+    def counted(model, view, watches, *rest, **options):
+        sweeps.append(len(watches))
+        return real(model, view, watches, *rest, **options)
+
+    monkeypatch.setattr(module, "show_samples", counted)
+    return sweeps
+
+
+@pytest.mark.parametrize(("table", "sweeps"), [({}, 1), ({"c2": "fp32"}, 2), ({"c2": "int16"}, 2)])
+def test_plans_with_the_same_weights_share_their_runs(net, shown, table, sweeps):
+    """Observers may differ; a weight in 16 bits, or in float, makes other values."""
+    plans = [
+        place(net, ESP32P4, setting)[1]
+        for setting in (Setting("minmax"), Setting("mse", table=table))
+    ]
+    graph = place(net, ESP32P4)[0]
+    found = observe_all(graph, [(plan, ESP32P4) for plan in plans], DATA)
+    assert len(shown) == sweeps
+    for plan, ranges in zip(plans, found, strict=True):
+        alone = scales(calibrate(graph, plan, ESP32P4, DATA))
+        assert scales(scaled(GraphView(graph.proto.graph), plan, ESP32P4, ranges)) == alone
+
+
+def test_targets_that_calibrate_in_fp32_always_share(net, shown):
+    """onnxruntime sees the real weights, whatever they are rounded to."""
+    graph, plan = place(net, ONNXRUNTIME)
+    wide = place(net, ONNXRUNTIME, Setting(table={"c2": "fp32"}))[1]
+    found = observe_all(graph, [(plan, ONNXRUNTIME), (wide, ONNXRUNTIME)], DATA)
+    assert len(shown) == 1
+    for job, ranges in zip((plan, wide), found, strict=True):
+        assert set(ranges) == set(watched(job))
+
+
+@pytest.mark.parametrize("target", [ESP32P4, ONNXRUNTIME], ids=lambda t: t.name)
+def test_constants_that_are_held_give_the_same_scales(net, target):
+    """For two plans of one graph, one of them with another observer; weights are scaled once."""
+    graph, plan = place(net, target)
+    other = place(net, target, Setting("percentile"))[1]
+    found = observe_all(graph, [(plan, target), (other, target)], DATA)
+    view, held, sizes = GraphView(graph.proto.graph), {}, []
+    for job, ranges in zip((plan, other, plan), (*found, found[0]), strict=True):
+        with_held = scaled(view, job, target, ranges, held)
+        assert scales(with_held) == scales(scaled(view, job, target, ranges))
+        sizes.append(len(held))
+    assert sizes[0] == sizes[1] == sizes[2] > 0
+
+
+def test_a_held_constant_is_not_taken_for_another(net):
+    """Per tensor, and of fewer layers: scales of their own."""
+    graph, _ = place(net, ONNXRUNTIME)
+    view, held = GraphView(graph.proto.graph), {}
+    settings = (Setting(), Setting(granularity="tensor"), Setting(table={"c1": "fp32"}))
+    for setting in settings:
+        job = place(net, ONNXRUNTIME, setting)[1]
+        (ranges,) = observe_all(graph, [(job, ONNXRUNTIME)], DATA)
+        with_held = scaled(view, job, ONNXRUNTIME, ranges, held)
+        assert scales(with_held) == scales(scaled(view, job, ONNXRUNTIME, ranges))
+
+
+def test_a_plan_with_every_other_observer(net):
+    """One per observer that is not its own; nothing but activations' observers is different."""
+    _, plan = place(net, ESP32P4, Setting("minmax"))
+    others = list(with_other_observers(plan, ESP32P4))
+    moving = ("input", "activation")
+    assert [
+        {q.observer for q in other.quantizers if q.role in moving and q.observer}
+        for other in others
+    ] == [{"kl"}, {"percentile"}, {"mse"}]
+    for other in others:
+        assert other == replace(plan, quantizers=other.quantizers)
+        for mine, theirs in zip(plan.quantizers, other.quantizers, strict=True):
+            kept = mine.role not in moving or mine.observer is None
+            assert theirs == (mine if kept else replace(mine, observer=theirs.observer))
+
+
+def test_other_observers_are_what_a_setting_asks_for(net):
+    """The plan with percentiles is the one that is placed with percentiles."""
+    graph, plan = place(net, ESP32P4, Setting("minmax"))
+    for other in with_other_observers(plan, ESP32P4):
+        (observer,) = {q.observer for q in other.quantizers if q.role == "input"}
+        placed = place(net, ESP32P4, Setting(observer))[1]
+        assert set(watched(other)) == set(watched(placed))
+        expected = scales(calibrate(graph, placed, ESP32P4, DATA))
+        assert scales(calibrate(graph, other, ESP32P4, DATA)) == expected

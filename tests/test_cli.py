@@ -21,6 +21,7 @@ from onnx import numpy_helper
 import analyzer
 from analyzer import cli, pipeline
 from analyzer.cli import run as command
+from analyzer.export import FORMATS
 from analyzer.records import Change, Cost, Proposal
 from analyzer.targets import target_names
 
@@ -380,8 +381,29 @@ def test_export(qanalyze, proposing):
     assert (folder / "qdq.txt").read_text(encoding="utf-8") == "qdq for esp32p4"
     assert f"Export   {folder}" in qanalyze("--export", "nncf", "--format", "csv", base=DATA).err
     assert files(folder) == {"nncf.txt", "SHA256SUMS"}
-    assert qanalyze("--export", "all", "-q", base=DATA).code == 0
-    assert len(files(folder)) > 10
+    assert qanalyze("--export", "all,qdq", "-q", base=DATA).code == 0
+    assert proposing[-1].export == ("all",)
+
+
+def test_export_all_writes_what_can_be_written(qanalyze):
+    """A folder per format that can carry the plan; README.txt has a paragraph on each one."""
+    ran = qanalyze("--export", "all", base=DATA)
+    assert ran.code == 0
+    folder = Path("reports/tiny.esp32p4/export")
+    assert f"Export   {folder}" in ran.out.splitlines()
+    assert files(folder) > {
+        "README.txt",
+        "names.csv",
+        "SHA256SUMS",
+        "esp-ppq",
+        "qdq",
+        "onnxruntime",
+    }
+    text = (folder / "README.txt").read_text(encoding="utf-8")
+    assert all(f"(--export {name})" in text for name in FORMATS)
+    sums = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    written = [p for p in folder.rglob("*") if p.is_file()]
+    assert len(sums) == len(written) - 1
 
 
 def test_export_of_several_targets(qanalyze, proposing):
@@ -401,11 +423,20 @@ def test_unknown_formats_and_tables_are_refused_at_once(qanalyze, monkeypatch):
     monkeypatch.setattr(command, "run_targets", None)
     ran = qanalyze("--export", "qdq,esp-pqp", base=DATA)
     assert ran.code == 2
-    assert "There is no format 'esp-pqp'." in ran.err
+    assert "There is no export format 'esp-pqp'." in ran.err
     assert "Did you mean 'esp-ppq'?" in ran.err
     ran = qanalyze("--latency", "times.csv", "--budget", "3ms", base=DATA)
     assert ran.code == 2
     assert "There is no table 'times.csv'." in ran.err
+    assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize(("entry", "known"), [("Conx=int16", "Conv_0"), ("Conv_0=int61", "int16")])
+def test_unknown_layers_and_precisions_are_refused(qanalyze, entry, known):
+    """Of --dispatch, with the nearest name; nothing is written."""
+    ran = qanalyze("--dispatch", entry, "--export", "qdq", base=DATA)
+    assert ran.code == 2
+    assert f"Did you mean {known!r}?" in ran.err
     assert not Path("reports").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from analyzer import errors
 from analyzer.errors import QAnalyzeError, nearest
 
-CHILDREN = ["ModelError", "DataError", "TargetError", "ConfigError", "StoreError"]
+CHILDREN = ["ModelError", "DataError", "TargetError", "ConfigError", "ExportError", "StoreError"]
 
 
 @pytest.mark.parametrize("name", CHILDREN)

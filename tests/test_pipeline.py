@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +138,8 @@ def test_noise_below_an_output_does_not_count_there(model, config):
 def test_provenance(model, config):
     """Model, data, configuration and versions are all on record."""
     path = model(DEEP)
-    found = run(path, replace(config, samples=8), command="qanalyze model.onnx").provenance
+    asked = replace(config, samples=8, goal=("nsr", 0.01), shapes={"x": (1, 16)})
+    found = run(path, asked, command="qanalyze model.onnx").provenance
     assert found.command == "qanalyze model.onnx"
     assert found.target == "esp32p4"
     assert found.model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -147,6 +149,8 @@ def test_provenance(model, config):
         ("analysis", 8, 40),
     ]
     assert found.config["samples"] == 8
+    assert found.config["goal"] == ["nsr", 0.01]
+    assert json.loads(json.dumps(found.config)) == found.config
     assert found.versions["onnxruntime"] == onnxruntime.__version__
 
 
@@ -184,6 +188,7 @@ def test_every_layer_with_a_quantizer_is_measured(model, config):
 
 
 STAGES = ["load", "calibrate", "simulate", "probe", "balance", "dissect", "diagnose"]
+ADVICE = ["propose", "verify"]
 
 
 def test_stages_are_shown_in_order(model, config):
@@ -203,8 +208,8 @@ def test_stages_are_shown_in_order(model, config):
             seen.append((name, done))
 
     analysis = run(model(DEEP), replace(config, samples=3), progress=Watch())
-    assert [name for name, _ in seen] == STAGES
-    assert list(analysis.timing) == STAGES
+    assert [name for name, _ in seen] == [*STAGES, *ADVICE]
+    assert list(analysis.timing) == [*STAGES, *ADVICE]
     assert dict(seen)["simulate"] == 3
     rows = [row.name for row in analysis.layers if row.isolated_samples]
     own = {n: {q.key for q in analysis.plan.quantizers if q.node == n and q.active} for n in rows}
@@ -287,9 +292,7 @@ def test_slices_asked_for(model, pictures):
 
 def test_a_slice_that_does_not_fit_is_refused_before_anything_runs(model, pictures, monkeypatch):
     """Calibrating for minutes first would be unkind."""
-    monkeypatch.setattr(
-        pipeline.stages, "observe_all", lambda *a, **k: pytest.fail("calibrates")
-    )
+    monkeypatch.setattr(pipeline.stages, "observe_all", lambda *a, **k: pytest.fail("calibrates"))
     with pytest.raises(ConfigError, match="The slice 'part': '9:' reaches beyond axis 1"):
         run(model(HEADS), replace(pictures, slices={"part": "y[:, 9:]"}))
 

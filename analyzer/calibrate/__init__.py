@@ -294,7 +294,9 @@ def _own_step(target: Target, source: Quantizer, bias: Quantizer | None) -> F64:
 def _follow(plan: QuantPlan, done: dict[tuple[str, str], Quantizer]) -> None:
     for quantizer in plan.quantizers:
         if quantizer.follows is not None:
-            root = done[quantizer.follows]
+            root, known = done[quantizer.follows], done.get(quantizer.key)
+            if known and known.scale is root.scale and known.zero_point is root.zero_point:
+                continue
             done[quantizer.key] = replace(quantizer, scale=root.scale, zero_point=root.zero_point)
 
 

@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from analyzer.errors import DataError
@@ -23,7 +21,7 @@ from analyzer.graph.build import GraphBuilder, emit, slots_by_node
 from analyzer.graph.segments import Segment, by_size
 from analyzer.graph.session import open_session, run, to_value
 from analyzer.graph.view import GraphView
-from analyzer.quant.observers import Observer
+from analyzer.quant.observers import Observer, Shown, show
 from analyzer.records import Model, Quantizer, Samples
 
 Watch = tuple[tuple[str, ...], str | None, int, bool]  # tensors, observer, bits, symmetric
@@ -81,10 +79,13 @@ def show_samples(
             wanted = list(dict.fromkeys([*part.segment.live_out, *part.made]))
             made = run(part.session, wanted, {t: values[t] for t in part.reads})
             for tensor in part.watched:
-                array = (made.get(tensor) or values[tensor]).numpy()
+                looking = [o for o in by_tensor[tensor] if phase < o.phases]
+                if not looking:
+                    continue
+                shown = Shown((made.get(tensor) or values[tensor]).numpy())
                 try:
-                    for observer in by_tensor[tensor]:
-                        turns.update(observer, array, phase, index + phase * len(samples))
+                    for observer in looking:
+                        turns.update(observer, shown, phase, index + phase * len(samples))
                 except ValueError as error:
                     raise _not_a_number(tensor, index) from error
             values.update((t, made[t]) for t in part.segment.live_out)
@@ -113,13 +114,13 @@ class _Turns:
         self.moved = threading.Condition()
         self.failed = False
 
-    def update(self, observer: Observer, array: npt.NDArray[Any], phase: int, run: int) -> None:
-        """Wait until `observer` has seen all runs before `run`, then show it `array`."""
+    def update(self, observer: Observer, shown: Shown, phase: int, run: int) -> None:
+        """Wait until `observer` has seen all runs before `run`, then show it an array."""
         key = id(observer)
         with self.moved:
             self.moved.wait_for(lambda: self.failed or self.shown[key] >= run * self.per_run[key])
         if not self.failed:
-            observer.update(array, phase)
+            show(observer, shown, phase)
         with self.moved:
             self.shown[key] += 1
             self.moved.notify_all()

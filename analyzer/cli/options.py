@@ -240,7 +240,7 @@ Budget = Annotated[
     str | None,
     typer.Option(
         help="Most that the recommended proposal may cost: share of the MACs moved to more than "
-        r"8 bits, or time as 12ms with --latency. \[default: 5%]",
+        r"8 bits, or the time of a run as 12ms, with --latency. \[default: 5%]",
         envvar="QANALYZE_BUDGET",
         metavar="SHARE|MS",
         rich_help_panel=ADVICE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analyzer.cli.output import Format, compare, say, show
 from analyzer.config import Config, check_environment, resolve
-from analyzer.errors import ConfigError, ExportError, StoreError, TargetError, nearest
+from analyzer.errors import ConfigError, StoreError, TargetError, nearest
 from analyzer.pipeline import Outcome, label, run_quantized, run_targets
 from analyzer.records import Analysis
 from analyzer.report.comparison import Comparison
@@ -105,19 +105,16 @@ def _outcome(model: Path, config: Config, names: list[str], progress: Progress) 
 
 
 def _formats(config: Config) -> tuple[str, ...]:
-    """Return the formats to export, by name.
+    """Return the formats to export, by name; "all" stays what it is.
 
     Raises:
         ExportError: naming the nearest one.
     """
     if not config.export:
         return ()
-    from analyzer.export import FORMATS
+    from analyzer.export import check_formats
 
-    for name in config.export:
-        if name not in FORMATS and name != ALL:
-            raise ExportError(f"There is no format {name!r}.", nearest(name, [*FORMATS, ALL]))
-    return tuple(FORMATS) if ALL in config.export else config.export
+    return check_formats(config.export)
 
 
 def _check_latency(config: Config) -> None:

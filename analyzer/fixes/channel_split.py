@@ -232,6 +232,8 @@ def _chosen(
         scale, _ = target.scale(quantizer, lo, hi, quantizer.observer or "minmax")
         ends.append(1 - (float(scale.item()) / old) ** 2)
     gain = max(ends)
+    if not gain > 0:  # the scale is finer than the weight needs: edits before this one saw to that
+        return _Choice(method, (), 0.0)
     few = next(i for i, end in enumerate(ends) if end >= 0.8 * gain) + 1
     return _Choice(method, tuple(numbers[:few]), ends[few - 1])
 

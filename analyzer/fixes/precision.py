@@ -7,6 +7,7 @@ them: left behind, an 8-bit layer would write with the steps of a 16-bit one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from analyzer.fixes.remedy import Remedy
@@ -44,10 +45,19 @@ def precision_remedies(situation: Situation) -> Sequence[Remedy]:
 
 def wider(target: Target, default: str) -> tuple[str, ...]:
     """Return the precisions a layer may be moved to, the cheapest first; two at most."""
-    own = target.cost_factors.get(default, 1.0)
+    own, bits = target.cost_factors.get(default, 1.0), bits_of(default)
     slower = {p: f / own for p, f in target.cost_factors.items() if p in target.precisions}
-    fit = [p for p, factor in slower.items() if p != default and 1.0 < factor < _TOO_SLOW]
-    return tuple(sorted(fit, key=lambda p: slower[p])[:2])
+    fit = [p for p, factor in slower.items() if bits_of(p) > bits and factor < _TOO_SLOW]
+    return tuple(sorted(fit, key=lambda p: (slower[p], bits_of(p)))[:2])
+
+
+def bits_of(precision: str) -> int:
+    """Return how wide a precision is by its name: its largest number ("w8a16": 16).
+
+    >>> bits_of("w8a16"), bits_of("fp32")
+    (16, 32)
+    """
+    return max((int(n) for n in re.findall(r"\d+", precision)), default=8)
 
 
 def classes(plan: QuantPlan) -> dict[str, tuple[str, ...]]:

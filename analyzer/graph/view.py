@@ -10,6 +10,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from analyzer.graph.latest import Latest
+
+_BODIES = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
+
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield the bodies of an `If`, `Loop` or `Scan` node."""
@@ -22,6 +26,8 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def captured(node: onnx.NodeProto) -> list[str]:
     """Return the outer tensors that the bodies of `node` read, in order of first use."""
+    if not any(attribute.type in _BODIES for attribute in node.attribute):
+        return []
     found: dict[str, None] = {}
     for body in subgraphs(node):
         local = {i.name for i in body.input} | {i.name for i in body.initializer}
@@ -39,7 +45,8 @@ def captured(node: onnx.NodeProto) -> list[str]:
 def reads(node: onnx.NodeProto) -> list[str]:
     """Return every tensor `node` needs: its named inputs, then what its bodies capture."""
     named = [name for name in node.input if name]
-    return named + [name for name in captured(node) if name not in named]
+    outer = captured(node)
+    return named + [name for name in outer if name not in named] if outer else named
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -89,8 +96,6 @@ class GraphView:
             for name in node.output:
                 if name:
                     self.producer[name] = node.name
-            for name in reads(node):
-                self.consumers.setdefault(name, [])
             for name in [*(n for n in node.input if n), *captured(node)]:
                 self.consumers.setdefault(name, []).append(node.name)
 
@@ -121,3 +126,11 @@ class GraphView:
                     seen.add(child)
                     stack.append(child)
         return seen
+
+
+_views: Latest[GraphView] = Latest(4)
+
+
+def view_of(proto: onnx.ModelProto) -> GraphView:
+    """Return a view of a model that is not changed any more; the latest few are kept."""
+    return _views.of((proto,), lambda: GraphView(proto.graph))

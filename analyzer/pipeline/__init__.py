@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow of a run: load -> place -> calibrate -> simulate -> probe -> balance -> diagnose ->
-propose -> verify -> export."""
+"""The flow of a run.
+
+load -> place -> calibrate -> simulate -> probe -> balance -> dissect -> diagnose -> propose ->
+verify -> export
+"""
 
 from __future__ import annotations
 

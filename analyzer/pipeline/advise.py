@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from analyzer.export import export
 from analyzer.export.order import Order
 from analyzer.fixes.edits import apply_edits
@@ -22,6 +24,7 @@ from analyzer.propose.bench import Bench, left
 from analyzer.propose.choice import Checked, Wish, choose, finalists, proposals
 from analyzer.propose.costs import Latency, cost_of, read_latency
 from analyzer.propose.point import Point
+from analyzer.propose.search import Search
 from analyzer.records import Analysis, Cost, Model, Proposal, QuantPlan, Sample, TaskScore
 from analyzer.score import Scorer
 from analyzer.verify import verify
@@ -71,14 +74,12 @@ class _Advice:
             )  # fmt: skip
             search = propose(
                 self._situation(variants, few), bench, budget=run.config.budget[0],
-                price=self._price, late=self._late,
+                price=self._price, additivity=self._additivity(), late=self._late,
             )  # fmt: skip
         points = finalists(search.points, search.recommended())
         with run.stage("verify", 0, "run") as step:
-            made = self._made(variants, points, search.recommended())
-            start, *checked = self._checked(variants, search.points[0], points, made, weights, step)
             wish = Wish(run.config.budget[0], run.config.goal, self._outputs())
-            best, why = choose(start, checked, wish)
+            start, checked, best, why = self._chosen(variants, search, points, wish, weights, step)
         count = len(self._verified())
         found = proposals(start, checked, best, why, count, search.points)
         analysis = replace(
@@ -91,7 +92,8 @@ class _Advice:
         path = self.run.config.latency
         if path is None:
             return None
-        return read_latency(Path(path), self.job.plan.precision)
+        assert self.job.target is not None, "a file has no proposals"
+        return read_latency(Path(path), self.job.plan.precision, self.job.target.precisions)
 
     def _cost(self, made: tuple[Model, QuantPlan], latency: Latency | None) -> Cost:
         assert self.job.target is not None
@@ -113,7 +115,7 @@ class _Advice:
         ranges = {
             (tensors[0], observer): (float(found.lo), float(found.hi))
             for (tensors, observer, *_), found in job.ranges.items()
-            if len(tensors) == 1 and observer is not None
+            if len(tensors) == 1 and observer is not None and np.ndim(found.lo) == 0
         }
         return Situation(
             variants.source, job.graph, job.plan, variants.target, self.run.config.setting,
@@ -122,6 +124,12 @@ class _Advice:
 
     def _outputs(self) -> list[str]:
         return [o.name for o in self.analysis.outputs if o.slice_of is None]
+
+    def _additivity(self) -> float:
+        """Return how many times the noise at the outputs the sources' sum is, on average."""
+        found = [o.additivity for o in self.analysis.outputs if o.additivity is not None]
+        usable = [x for x in found if np.isfinite(x)]
+        return float(np.mean(usable)) if usable else 1.0
 
     def _weights(self, few: Sequence[Sample]) -> Mapping[str, float] | None:
         """Return how much the noise of every output counts, by what it alone does to the task.
@@ -150,13 +158,37 @@ class _Advice:
         count = min(_VERIFIED * _trials(self.job.graph), len(self.visits))
         return sorted(self.visits[:count])
 
-    def _made(
-        self, variants: Variants, points: Sequence[Point], best: Point
-    ) -> list[tuple[Model, QuantPlan]]:
-        """Return the plans of points; the best one is calibrated anew, as the quantizer does."""
-        return [
-            variants.exact(p.setting) if p is best else variants.quick(p.setting) for p in points
-        ]
+    def _chosen(
+        self,
+        variants: Variants,
+        search: Search,
+        points: Sequence[Point],
+        wish: Wish,
+        weights: Mapping[str, float] | None,
+        step: Callable[[int], None],
+    ) -> tuple[Checked, list[Checked], Checked, str]:
+        """Verify points and choose one, which is calibrated anew, as the quantizer does it.
+
+        Returns:
+            the start, all points, the chosen one of them (or the start), and why.
+        """
+        first = search.recommended()
+        made = [self._plan(variants, p, exact=p is first) for p in points]
+        start, *checked = self._checked(variants, search.points[0], points, made, weights, step)
+        exact = [point is first for point in points]
+        best, why = choose(start, checked, wish)
+        while best is not start and not exact[place := checked.index(best)]:
+            plan = self._plan(variants, best.point, exact=True)
+            _, checked[place] = self._checked(
+                variants, start.point, [best.point], [plan], weights, step
+            )
+            exact[place] = True
+            best, why = choose(start, checked, wish)
+        return start, checked, best, why
+
+    @staticmethod
+    def _plan(variants: Variants, point: Point, *, exact: bool) -> tuple[Model, QuantPlan]:
+        return variants.exact(point.setting) if exact else variants.quick(point.setting)
 
     def _checked(
         self,

@@ -26,8 +26,8 @@ from analyzer.graph.slices import check_slices, with_slices
 from analyzer.graph.view import GraphView
 from analyzer.load import bind_shapes, load_model
 from analyzer.place import check_setting, place
-from analyzer.quantized import load_float_form, read_quantized
 from analyzer.quant.observers import Range
+from analyzer.quantized import load_float_form, read_quantized
 from analyzer.records import Finding, Model, QuantPlan, TaskScore
 from analyzer.samples import Chosen, check_roles, open_roles
 from analyzer.score import Scorer
@@ -167,9 +167,7 @@ class Run:
                     findings = tuple(target.findings(own, completed))
                     ranges = {watch: r for each in reversed(found) for watch, r in each.items()}
                     done.append(
-                        replace(
-                            job, graph=own, plan=completed, findings=findings, ranges=ranges
-                        )
+                        replace(job, graph=own, plan=completed, findings=findings, ranges=ranges)
                     )
         return done
 

@@ -41,7 +41,8 @@ class Variants:
     """
 
     def __init__(self, run: Run, job: Job) -> None:
-        assert job.target is not None and job.source is not None, "a file cannot be varied"
+        assert job.target is not None, "a file cannot be varied"
+        assert job.source is not None, "a file cannot be varied"
         self._run = run
         self._job = job
         self.target: Target = job.target
@@ -84,9 +85,11 @@ class Variants:
                 continue
             with suppress(TargetError):
                 plan = place_on(self._graph(setting.edits), self.target, setting)
-                for watch, quantizer in watched(plan).items():
-                    if alike(watch, self._seen) is None and self._has(watch):
-                        missing[watch] = quantizer
+                missing |= {
+                    watch: quantizer
+                    for watch, quantizer in watched(plan).items()
+                    if alike(watch, self._seen) is None and self._has(watch)
+                }
         if missing:
             self._seen.update(self._observed(self._graph(()), self._job.plan, missing))
 
@@ -156,9 +159,7 @@ class Variants:
             plan = replace(plan, quantizers=(*held, *looking))
         every = self._run.samples(0)
         samples = [every[i] for i in range(0, len(every), -(-len(every) // few))] if few else every
-        (found,) = observe_all(
-            prepared, [(plan, self.target)], samples, workers=self._run.workers
-        )
+        (found,) = observe_all(prepared, [(plan, self.target)], samples, workers=self._run.workers)
         return found
 
 

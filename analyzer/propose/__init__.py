@@ -35,6 +35,7 @@ def propose(
     *,
     budget: float,
     price: Callable[[Cost], float],
+    additivity: float = 1.0,
     late: Callable[[], bool] = lambda: False,
 ) -> Search:
     """Search for remedies.
@@ -44,12 +45,13 @@ def propose(
         bench: simulates settings.
         budget: most that the recommended set may cost.
         price: cost -> in the unit of the budget.
+        additivity: sum of what sources of noise do alone, over what they do together.
         late: whether the time is up: what is known by then is returned.
 
     Returns:
         the search, done: its points and attempts.
     """
-    search = Search(bench, situation.setting, price, budget, late)
+    search = Search(bench, situation.setting, price, budget, additivity, late)
     point = search.begin()
     point = search.choose(point, calibration_remedies(situation))
     here = _at(situation, bench, point)
@@ -64,11 +66,24 @@ def propose(
         *weight_split_remedies(here),
         *channel_split_remedies(here),
     ]
-    point = search.spend(point, paid)
-    here = _at(situation, bench, point)
-    remedies = bias_correction_remedies(here)
-    search.choose(point, remedies, helps=_enough(here, remedies))
+    best = search.spend(point, paid)
+    # shifts of biases belong to the plan they were found with, so they come last
+    for chosen in _apart([point, *_between(search, point, best), best]):
+        here = _at(situation, bench, chosen)
+        remedies = bias_correction_remedies(here)
+        search.choose(chosen, remedies, helps=_enough(here, remedies))
     return search
+
+
+def _between(search: Search, free: Point, best: Point) -> list[Point]:
+    """Return the best point of about half the recommended one's price."""
+    cheaper = [p for p in search.points if free.price < p.price <= best.price / 2]
+    return sorted(cheaper, key=lambda p: p.left)[:1]
+
+
+def _apart(points: Sequence[Point]) -> list[Point]:
+    """Return points, each once."""
+    return [p for n, p in enumerate(points) if all(p is not other for other in points[:n])]
 
 
 def _at(situation: Situation, bench: Bench, point: Point) -> Situation:

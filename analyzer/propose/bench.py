@@ -16,6 +16,9 @@ from analyzer.graph.trials import mean_nsr, run_trials
 from analyzer.records import Cost, Model, Quantizer, QuantPlan, Sample, Setting
 
 _LEAST = 1e-6
+_MOST_EXPECTED = 0.9  # of the noise goes with one variant
+_DOUBT = 0.005  # standard error that is always there
+_ONE_SAMPLE = 0.1  # standard error of the logarithm where there is only one sample
 _UNCHANGED = 0.998  # of the noise that is left after half of the samples: not worth the others
 
 
@@ -57,6 +60,22 @@ class Effect:
         if self.usual < 1:
             return min(self.usual * math.exp(self.error), 1.0) if self.share < 1 else 1.0
         return max(self.usual * math.exp(-self.error), 1.0) if self.share > 1 else 1.0
+
+    def believed(self, noise: float) -> float:
+        """Return the share of the noise that is left, by what was seen and what was to expect.
+
+        The difference of two noisy runs of few samples is mostly chance.  That a variant takes
+        some noise away which was measured by itself is the expectation; what was seen moves it as
+        far as it is surer (normal distributions of the logarithms).
+
+        Args:
+            noise: share of the base's noise that just the changed quantizers make.
+        """
+        expected = math.log(1.0 - min(noise, _MOST_EXPECTED))
+        trust = (0.5 * abs(expected) + _DOUBT) ** -2
+        seen = max(self.error, _DOUBT) ** -2 if self.samples > 1 else _ONE_SAMPLE**-2
+        usual = math.log(max(self.usual, _LEAST)) if math.isfinite(self.usual) else 10.0
+        return math.exp((usual * seen + expected * trust) / (seen + trust))
 
 
 @dataclass(frozen=True)
@@ -129,9 +148,7 @@ class Bench:
         for unit in units:
             made = {q.key: grid_of(q) for q in unit.quantizers}
             nodes = set(unit.nodes)
-            old = [
-                q for q in quantizers if q.node in nodes and made.get(q.key) != grid_of(q)
-            ]
+            old = [q for q in quantizers if q.node in nodes and made.get(q.key) != grid_of(q)]
             if old:
                 own.append(Unit(unit.name, tuple(old)))
         trials = run_trials(graph, own, self.samples[:1], workers=self.workers, step=self.step)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analyzer.fixes.remedy import Remedy
 from analyzer.graph.ends import Nsr
 from analyzer.propose.point import Point, front_of
 from analyzer.records import Change, Proposal, TaskScore
@@ -16,8 +17,8 @@ from analyzer.records import Change, Proposal, TaskScore
 FEWEST = 5  # proposals, where so many were simulated
 MOST = 8
 _CLEARLY = 0.97  # a dearer plan must leave less than this share of a cheaper one's noise
-_SCORE = 0.005  # a score that differs by less is the same
-_BETTER = 0.01  # a score that is higher by this is worth its price
+_SCORE = 0.02  # a score that differs by less, on few samples, is the same
+_BETTER = 0.02  # a score that is higher by this is worth its price
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,13 @@ def finalists(points: Sequence[Point], best: Point) -> list[Point]:
     chosen += [front[n] for n in picks]
     rest = sorted((p for p in points if p.remedies and p not in front), key=lambda p: p.left)
     found: list[Point] = []
-    for point in [*chosen, *rest]:
-        enough = len(found) >= FEWEST and point in rest
-        if not enough and all(point.setting != other.setting for other in found):
-            found.append(point)
+    for twins in (False, True):  # plans that do the same to the outputs only where there is room
+        for point in [*chosen, *rest]:
+            enough = len(found) >= FEWEST and (twins or point in rest)
+            again = any(point.setting == other.setting for other in found)
+            same = any((point.price, point.left) == (o.price, o.left) for o in found)
+            if not enough and not again and (twins or not same):
+                found.append(point)
     return sorted(found[:MOST], key=lambda p: (p.price, -p.left))
 
 
@@ -103,15 +107,18 @@ def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Chec
             if wish.fulfilled(plan):
                 return plan, "the cheapest plan that reaches the goal"
     best, why = start, "nothing that was tried leaves less noise"
+    room = max(wish.budget, start.point.price)  # a run may take longer than the budget as it is
     for plan in ranked:
-        if plan.point.price > wish.budget:
+        if plan.point.price > room:
             continue
-        quieter = plan.left < _CLEARLY * best.left and plan.score > best.score - _SCORE
+        quieter = (
+            plan.left < _CLEARLY * best.left and plan.score > max(best.score, start.score) - _SCORE
+        )
         if quieter or (plan.score > best.score + _BETTER and plan.left < 1.0):
             best = plan
             why = "the least noise within the budget" if plan.point.price else "free"
     if best is not start:
-        why = f"{why}: {best.left:.0%} of the output noise is left"
+        why = f"{why}: {_percent(best.left)} of the output noise is left"
     if wish.goal is not None:
         why += "; no plan that was simulated reaches the goal"
     return best, why
@@ -119,9 +126,19 @@ def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Chec
 
 def proposals(
     start: Checked, checked: Sequence[Checked], best: Checked, why: str, samples: int,
-    points: Sequence[Point],
+    points: Sequence[Point], macs: Mapping[str, int] | None = None,
 ) -> tuple[Proposal, ...]:  # fmt: skip
-    """Return the finalists as records, the cheapest first."""
+    """Return the finalists as records, the cheapest first.
+
+    Args:
+        start: the plan as the user asked for it.
+        checked: the finalists.
+        best: the one to recommend.
+        why: it is.
+        samples: that they were verified on.
+        points: all that were simulated.
+        macs: layer -> multiply-accumulates: what a change of precision moves.
+    """
     front = _front(checked)
     found = []
     for number, plan in enumerate(checked, 1):
@@ -130,7 +147,7 @@ def proposals(
             Proposal(
                 name=f"plan {number}",
                 recommended=plan is best,
-                changes=_changes(point, points),
+                changes=_changes(point, points, macs or {}),
                 cost=point.cost.macs,
                 outputs_before=start.nsr,
                 outputs_after=plan.nsr,
@@ -168,15 +185,13 @@ def _why_not(plan: Checked, best: Checked, front: Sequence[Checked]) -> str:
     return "of the same price, and no better at the task"
 
 
-def _changes(point: Point, points: Sequence[Point]) -> tuple[Change, ...]:
+def _changes(point: Point, points: Sequence[Point], macs: Mapping[str, int]) -> tuple[Change, ...]:
     """Return the remedies as changes; what is known after the first few of them is told."""
-    macs, changes = 0.0, []
+    changes = []
+    so_far = _simulated((), points)
     for count, remedy in enumerate(point.remedies, 1):
-        first = point.remedies[:count]
-        so_far = next((p for p in points if p.remedies == first), None)
-        cost = 0.0
-        if so_far is not None:
-            cost, macs = max(so_far.cost.macs - macs, 0.0), so_far.cost.macs
+        before, so_far = so_far, _simulated(point.remedies[:count], points)
+        cost = _moved(remedy, before, so_far, macs)
         predicted = None
         if so_far is not None and so_far.predicted is not None and so_far.left:
             predicted = _mean(so_far.nsr) * so_far.predicted / so_far.left
@@ -195,7 +210,29 @@ def _changes(point: Point, points: Sequence[Point]) -> tuple[Change, ...]:
     return tuple(changes)
 
 
+def _simulated(remedies: Sequence[Remedy], points: Sequence[Point]) -> Point | None:
+    return next((p for p in points if p.remedies == remedies), None)
+
+
+def _moved(
+    remedy: Remedy, before: Point | None, after: Point | None, macs: Mapping[str, int]
+) -> float:
+    """Return the share of the multiply-accumulates that a remedy moves by itself, 0 if unknown.
+
+    Between sets that were not simulated one after the other several remedies share the difference.
+    """
+    total = sum(macs.values())
+    if remedy.kind == "precision" and total:
+        return sum(macs.get(name, 0) for name in remedy.layers) / total
+    if before is None or after is None:
+        return 0.0
+    return max(after.cost.macs - before.cost.macs, 0.0)
+
+
+def _percent(share: float) -> str:
+    """Write a share with three digits."""
+    return f"{100 * share:.3g} %"
+
+
 def _mean(nsr: Mapping[str, float]) -> float:
     return math.fsum(nsr.values()) / len(nsr) if nsr else 0.0
-
-

@@ -32,7 +32,8 @@ from pathlib import Path
 import onnx
 
 from analyzer.errors import ConfigError, nearest
-from analyzer.graph.view import GraphView
+from analyzer.graph.latest import Latest
+from analyzer.graph.view import GraphView, view_of
 from analyzer.records import Cost, Model, QuantPlan
 from analyzer.targets.base import Target
 
@@ -64,7 +65,8 @@ def cost_of(
             the ratio of their factors; one without any row is estimated at the rate of those
             that have one.
     """
-    old, new = _Seen(*before, target), _Seen(*after, target)
+    old = _befores.of((*before, target), lambda: _Seen(*before, target))
+    new = _Seen(*after, target)
     milliseconds = None
     spent = [_estimate(old, latency is None), _estimate(new, latency is None)]
     if latency is not None:
@@ -118,20 +120,14 @@ def read_latency(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One plan, and how its layers run.
-
-    Attributes:
-        model: the graph that the plan belongs to.
-    """
+class _Sizes:
+    """What a graph has by itself, whatever the plan."""
 
     model: Model
-    plan: QuantPlan
-    target: Target
 
     @cached_property
     def view(self) -> GraphView:
-        return GraphView(self.model.proto.graph)
+        return view_of(self.model.proto)
 
     @cached_property
     def nodes(self) -> dict[str, onnx.NodeProto]:
@@ -145,15 +141,6 @@ class _Seen:
                 needed.add(name)
                 waiting += view.parents(view.nodes[name])
         return {name: node for name, node in view.nodes.items() if name in needed}
-
-    @cached_property
-    def stored(self) -> dict[str, int]:
-        """Tensor with an active quantizer -> the bits it is held in."""
-        found: dict[str, int] = {}
-        for quantizer in self.plan.quantizers:
-            if quantizer.active:
-                found[quantizer.tensor] = max(found.get(quantizer.tensor, 0), quantizer.bits)
-        return found
 
     @cached_property
     def macs(self) -> dict[str, int]:
@@ -171,6 +158,53 @@ class _Seen:
             )
             for name, node in self.nodes.items()
         }
+
+
+_graphs: Latest[_Sizes] = Latest(4)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One plan, and how its layers run.
+
+    Attributes:
+        model: the graph that the plan belongs to.
+    """
+
+    model: Model
+    plan: QuantPlan
+    target: Target
+
+    @property
+    def view(self) -> GraphView:
+        return self._sizes.view
+
+    @property
+    def nodes(self) -> dict[str, onnx.NodeProto]:
+        """Name -> node, see `_Sizes`."""
+        return self._sizes.nodes
+
+    @property
+    def macs(self) -> dict[str, int]:
+        return self._sizes.macs
+
+    @property
+    def elements(self) -> dict[str, int]:
+        """Node -> floats that it writes."""
+        return self._sizes.elements
+
+    @cached_property
+    def _sizes(self) -> _Sizes:
+        return _graphs.of((self.model,), lambda: _Sizes(self.model))
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """Tensor with an active quantizer -> the bits it is held in."""
+        found: dict[str, int] = {}
+        for quantizer in self.plan.quantizers:
+            if quantizer.active:
+                found[quantizer.tensor] = max(found.get(quantizer.tensor, 0), quantizer.bits)
+        return found
 
     @cached_property
     def precision(self) -> dict[str, str]:
@@ -230,6 +264,9 @@ class _Seen:
         """Tell a weight from a bias, and from what is no number to be multiplied with."""
         proto = self.view.initializers.get(tensor)
         return proto is not None and len(proto.dims) > 1
+
+
+_befores: Latest[_Seen] = Latest(2)
 
 
 class _Clock:

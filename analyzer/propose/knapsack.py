@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The integer program: gains and prices of remedies go in, the best affordable set comes out.
 
-Remedies multiply what is left of the noise, so that it is the logarithms that add up.  Solved by HiGHS (arXiv 2302.05397 and HAWQ-V3 choose bit widths in the same way).
+Remedies multiply what is left of the noise, so that it is the logarithms that add up.  Solved by
+HiGHS; HAWQ-V3 (arXiv 2011.10680) chooses bit widths in the same way.
 """
 
 from __future__ import annotations

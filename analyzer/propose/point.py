@@ -25,7 +25,6 @@ class Point:
         nsr: of the outputs.
         left: share of the output noise that is left of the plan as the user asked for it.
         predicted: `left` as foretold before the set was simulated; None: not foretold.
-        path: (predicted, measured) mean NSR after each of the remedies, None where not known.
     """
 
     remedies: tuple[Remedy, ...]

@@ -8,9 +8,9 @@ is left to gain is tried again on top of the best one, and what did not help is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 from analyzer.fixes.remedy import Remedy, applied
 from analyzer.propose.bench import Bench, Effect
@@ -38,6 +38,7 @@ class Search:
         start: what the user asked for.
         price: cost -> in the unit of the budget.
         budget: that the recommended plan must keep.
+        additivity: sum of what sources of noise do alone, over what they do together.
         late: whether the time is up.
         points: that were simulated, the starting one first.
         attempts: all simulations.
@@ -47,6 +48,7 @@ class Search:
     start: Setting
     price: Callable[[Cost], float]
     budget: float
+    additivity: float = 1.0
     late: Callable[[], bool] = lambda: False
     points: list[Point] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -77,7 +79,8 @@ class Search:
         sets = [helpful[: max(1, len(helpful) // part)] for part in (1, 2, 4) if helpful]
         sets = [list(s) for s in dict.fromkeys(map(tuple, map(_without_rivals(remedies), sets)))]
         chosen = [tuple(remedies[n] for n in s) for s in sets]
-        found = self._together(base, chosen, [_product(effects, s) for s in sets])
+        shares = {n: effect.sure for n, effect in effects.items()}
+        found = self._together(base, chosen, [_product(shares, s) for s in sets])
         best = min(found, key=lambda p: p.left, default=base)
         return best if best.left < HELPS * base.left else base
 
@@ -86,60 +89,65 @@ class Search:
         rest = self._loudest(base, remedies)
         point = base
         for _ in range(_ROUNDS):
-            if not rest or self.late():
+            if not rest or not point.left or self.late():
                 break
-            effects = self._singles(point, rest)
-            prices = {n: self._priced(point, rest[n]) for n in effects}
-            self._ladder(point, rest, effects, prices)
+            effects = self._singles(point, [remedy for remedy, _ in rest])
+            louder = base.left / point.left  # the same noise is more of what is left
+            shares = {}
+            for n, effect in effects.items():
+                noise = rest[n][1]
+                shares[n] = effect.sure if noise is None else effect.believed(noise * louder)
+            self._ladder(point, [remedy for remedy, _ in rest], shares)
             best = self.recommended()
             if best is point:
                 break
             taken = {layer for r in best.remedies if r.kind == "precision" for layer in r.layers}
-            ranked = sorted(effects, key=lambda n: effects[n].sure)
-            rest = [rest[n] for n in ranked if not taken.intersection(rest[n].layers)]
+            ranked = sorted(shares, key=shares.__getitem__)
+            rest = [rest[n] for n in ranked if not taken.intersection(rest[n][0].layers)]
             rest, point = rest[:_SECOND_ROUND], best
         return self.repair(self.recommended())
 
-    def _loudest(self, base: Point, remedies: Sequence[Remedy]) -> list[Remedy]:
-        """Return the remedies that are about the most noise, or about the most for its price."""
-        if len(remedies) <= _SIMULATED or self.late():
-            return list(remedies)
+    def _loudest(
+        self, base: Point, remedies: Sequence[Remedy]
+    ) -> list[tuple[Remedy, float | None]]:
+        """Return the remedies that are about the most noise, or about the most for its price.
+
+        Each with the share of the base's noise that just what it changes makes; None where that
+        cannot be told because it changes the graph.
+        """
+        if not remedies or self.late():
+            return []
         others = {str(n): applied(base.setting, [r]) for n, r in enumerate(remedies)}
-        noise = {int(n): nsr for n, nsr in self.bench.alone(base.setting, others).items()}
-        loud = {n: self.bench.left(nsr, base.nsr) for n, nsr in noise.items()}
-        dense = {
-            n: loud[n] / (self._priced(base, remedies[n]) + _LEAST * self.budget) for n in loud
-        }
+        alone = {int(n): nsr for n, nsr in self.bench.alone(base.setting, others).items()}
+        over = max(self.additivity, 1.0)
+        loud = {n: self.bench.left(nsr, base.nsr) / over for n, nsr in alone.items()}
+        least = max(_LEAST * self.budget, 1e-9)
+        dense = {n: loud[n] / (self._priced(base, remedies[n]) + least) for n in loud}
         first = sorted(loud, key=lambda n: -loud[n])[: _SIMULATED // 2]
-        others_ = [n for n in sorted(dense, key=lambda n: -dense[n]) if n not in first]
-        foreign = [n for n in range(len(remedies)) if n not in loud and remedies[n].edit]
-        taken = [*first, *others_[: _SIMULATED - len(first)], *foreign]
-        return [remedies[n] for n in sorted(taken)]
+        cheap = [n for n in sorted(dense, key=lambda n: -dense[n]) if n not in first]
+        taken = [*first, *cheap[: _SIMULATED - len(first)]]
+        edits = [n for n, remedy in enumerate(remedies) if n not in loud and remedy.edit]
+        return [(remedies[n], loud.get(n)) for n in sorted([*taken, *edits])]
 
     def repair(self, point: Point) -> Point:
         """Drop the remedies without which the noise is no higher; say which one hurt."""
         while len(point.remedies) > 1 and not self.late():
-            without = {
-                str(n): [r for m, r in enumerate(point.remedies) if m != n]
-                for n in range(len(point.remedies))
-            }
-            settings = {n: applied(self.start, kept) for n, kept in without.items()}
+            alone = {n: [r for m, r in enumerate(point.remedies) if m != n]
+                     for n in range(len(point.remedies))}  # fmt: skip
+            settings = {str(n): applied(self.start, kept) for n, kept in alone.items()}
             found = self.bench.around(point.setting, settings)
-            worth = {n: effect.share for n, effect in found.items()}
-            idle = [n for n in without if worth.get(n, 1.0) < 1 / _WORTHLESS]
-            if not idle:
+            worth = {int(n): effect.share for n, effect in found.items()}
+            idle = sorted((n for n in worth if worth[n] < 1 / _WORTHLESS), key=worth.__getitem__)
+            for gone in [idle, idle[:1]] if len(idle) > 1 else [idle]:
+                kept = tuple(r for m, r in enumerate(point.remedies) if m not in gone)
+                smaller = self._together(self.points[0], [kept], [None]) if gone else []
+                if smaller and smaller[0].left <= point.left / _WORTHLESS:
+                    for n in gone:
+                        self._note_dropped(point, point.remedies[n], worth[n])
+                    point = smaller[0]
+                    break
+            else:
                 return point
-            kept = [r for m, r in enumerate(point.remedies) if str(m) not in idle]
-            for n in idle:
-                self._note_dropped(point, point.remedies[int(n)], worth.get(n, 1.0))
-            (smaller,) = self._together(self.points[0], [tuple(kept)], [point.left]) or (point,)
-            if smaller.left > point.left / _WORTHLESS:
-                worst = min(idle, key=lambda n: worth.get(n, 1.0))
-                kept = without[worst]
-                (smaller,) = self._together(self.points[0], [tuple(kept)], [None]) or (point,)
-                if smaller.left > point.left / _WORTHLESS:
-                    return point
-            point = smaller
         return point
 
     def recommended(self) -> Point:
@@ -150,12 +158,12 @@ class Search:
         self,
         base: Point,
         remedies: Sequence[Remedy],
-        effects: Mapping[int, Effect],
-        prices: Mapping[int, float],
+        shares: Mapping[int, float],
     ) -> list[Point]:
         """Simulate the best sets for several budgets on top of `base`."""
-        numbers = sorted(effects)
-        gains, costs = [effects[n].sure for n in numbers], [prices[n] for n in numbers]
+        numbers = sorted(shares)
+        gains = [shares[n] for n in numbers]
+        costs = [self._priced(base, remedies[n]) for n in numbers]
         limits = _limits([remedies[n] for n in numbers], base)
         sets: dict[tuple[int, ...], None] = {}
         for part in _LADDER:
@@ -165,7 +173,7 @@ class Search:
                 sets[tuple(numbers[n] for n in taken)] = None
         wanted = [s for s in sets if s]
         chosen = [tuple(remedies[n] for n in s) for s in wanted]
-        return self._together(base, chosen, [_product(effects, s) for s in wanted])
+        return self._together(base, chosen, [_product(shares, s) for s in wanted])
 
     def _singles(self, base: Point, remedies: Sequence[Remedy]) -> dict[int, Effect]:
         """Return number of a remedy -> what it does by itself on top of a set."""
@@ -234,7 +242,7 @@ class Search:
     def _note_dropped(self, point: Point, remedy: Remedy, without: float) -> None:
         verdict = "dropped: hurts" if without < _WORTHLESS else "dropped: idle"
         samples = len(self.bench.samples)
-        self._note(point, [remedy], None, 1 / without if without else inf, verdict, samples)
+        self._note(point, [remedy], None, 1 / without if without else math.inf, verdict, samples)
 
 
 def base_name(point: Point) -> str:
@@ -246,12 +254,9 @@ def base_name(point: Point) -> str:
     )
 
 
-def _product(effects: Mapping[int, Effect], numbers: Iterable[int]) -> float:
+def _product(shares: Mapping[int, float], numbers: Iterable[int]) -> float:
     """Return what should be left with several remedies, if each does what it does alone."""
-    result = 1.0
-    for number in numbers:
-        result *= effects[number].sure
-    return result
+    return math.prod(shares[number] for number in numbers)
 
 
 def _helps(effect: Effect) -> bool:

@@ -2,26 +2,33 @@
 """Observers: streams of arrays in, a range out.  Memory does not grow with the stream.
 
 Every observer is fed with `update(x)` once per run and phase; `phases` says how many passes over
-the data it needs.  `result()` gives a `Range`.
+the data it needs.  `result()` gives a `Range`.  Where several look at one array, `show` lets them
+share what they have in common.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from analyzer.quant.searches import kl_bins, mse_end
 from analyzer.records import Observer as ObserverName
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 CHUNK = 1 << 16  # elements handled at once: temporaries stay in the second-level cache
 PERCENTILE = 0.9999
-KL_FIRST_BINS = 0.002  # share of the bins nearest zero that the KL search ignores
 MSE_BINS = 2048
+_SHARED_BINS = 4096  # magnitudes are counted at least so finely: that serves KL of 8 bits and MSE
+_SAMPLED = 16  # one element of so many tells roughly where the order statistics lie
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,66 @@ class Observer(Protocol):
         """Return the range after the last phase."""
 
 
-class MinMax:
+class Shown:
+    """One array, and what several observers want to know of it, each worked out once.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(self, x: F32) -> None:
+        self.x = x
+        self._raw: dict[tuple[float, int], I64] = {}
+
+    @cached_property
+    def ends(self) -> tuple[float, float] | None:
+        """Smallest and largest finite value, see `finite_ends`."""
+        return finite_ends(self.x)
+
+    def magnitude_counts(self, amax: np.float32, bins: int) -> I64:
+        """Count |x| in equal bins, see the function of this name; `bins` is a power of two.
+
+        A bin is as wide as several of a finer histogram, exactly, unless widths are subnormal.
+        What is larger than amax or NaN would need care, so it is counted by itself.
+        """
+        fine = max([_SHARED_BINS, bins, *(n for end, n in self._raw if end == amax)])
+        if amax / np.float32(fine) < _TINY:
+            return magnitude_counts(self.x, amax, bins)
+        key = float(amax), fine
+        if key not in self._raw:
+            self._raw[key] = _raw_counts(self.x, amax, fine)
+        raw = self._raw[key]
+        if raw[-1]:
+            return magnitude_counts(self.x, amax, bins)
+        counts = raw[:fine].reshape(bins, -1).sum(axis=1)
+        counts[-1] += raw[fine]
+        return np.asarray(counts)
+
+
+class Sharing(ABC):
+    """An observer that can share its work on an array with others that look at it."""
+
+    def update(self, x: F32, phase: int) -> None:
+        """Take in one run's tensor (any shape), see `take`."""
+        self.take(Shown(x), phase)
+
+    @abstractmethod
+    def take(self, shown: Shown, phase: int) -> None:
+        """Take in one run's tensor.
+
+        Raises:
+            ValueError: if it holds NaN.
+        """
+
+
+def show(observer: Observer, shown: Shown, phase: int) -> None:
+    """Show an array to one of the observers that look at it."""
+    if isinstance(observer, Sharing):
+        observer.take(shown, phase)
+    else:
+        observer.update(shown.x, phase)
+
+
+class MinMax(Sharing):
     """Smallest and largest value of all data."""
 
     phases = 1
@@ -63,15 +129,15 @@ class MinMax:
         self.lo = np.inf
         self.hi = -np.inf
 
-    def update(self, x: F32, phase: int) -> None:
+    def take(self, shown: Shown, phase: int) -> None:
         """Take in one array; phases after the first are ignored.
 
         Infinite values (attention masks) do not count.
 
         Raises:
-            ValueError: if `x` holds NaN.
+            ValueError: if the array holds NaN.
         """
-        found = None if phase else finite_ends(x)
+        found = None if phase else shown.ends
         if found is None:
             return
         lo, hi = found
@@ -83,7 +149,7 @@ class MinMax:
         return Range(lo, hi, "minmax", lo, hi)
 
 
-class Percentile:
+class Percentile(Sharing):
     """Mean over runs of two order statistics of each run.
 
     Element `int(n * (1 - p))` from below and `min(int(n * p), n - 1)` from above of the sorted
@@ -98,12 +164,12 @@ class Percentile:
         self.his: list[float] = []
         self.seen = MinMax()
 
-    def update(self, x: F32, phase: int) -> None:
+    def take(self, shown: Shown, phase: int) -> None:
         """Take in one array."""
-        if phase or not x.size:
+        if phase or not shown.x.size:
             return
-        self.seen.update(x, phase)
-        lo, hi = order_statistics(x, self.percentile)
+        self.seen.take(shown, phase)
+        lo, hi = order_statistics(shown.x, self.percentile)
         self.los.append(lo)
         self.his.append(hi)
 
@@ -117,7 +183,7 @@ class Percentile:
         return Range(lo, hi, "percentile", self.seen.lo, self.seen.hi)
 
 
-class Histogram:
+class Histogram(Sharing):
     """Counts of |x| on [0, largest |x|] in equal bins; base of the KL and MSE searches."""
 
     phases = 2
@@ -133,12 +199,12 @@ class Histogram:
         seen = self.seen.result()
         return np.float32(max(abs(seen.seen_lo), abs(seen.seen_hi)))
 
-    def update(self, x: F32, phase: int) -> None:
+    def take(self, shown: Shown, phase: int) -> None:
         """Take in one array: its range in phase 0, its counts in phase 1."""
         if phase == 0:
-            self.seen.update(x, phase)
+            self.seen.take(shown, phase)
         elif self.amax > 0:
-            self.counts += magnitude_counts(x, self.amax, self.bins)
+            self.counts += shown.magnitude_counts(self.amax, self.bins)
 
 
 class KL(Histogram):
@@ -230,73 +296,66 @@ def order_statistics(x: F32, percentile: float = PERCENTILE) -> tuple[float, flo
     flat = x.ravel()
     low = int(flat.size * (1 - percentile))
     high = min(int(flat.size * percentile), flat.size - 1)
+    smallest, largest = low + 1, flat.size - high  # ranks from either end
+    if flat.size > CHUNK and max(smallest, largest) < flat.size // 8:
+        lo, hi = _nth_from_ends(flat, smallest, largest)
+        if lo is not None and hi is not None:
+            return lo, hi
     ordered = np.partition(flat, sorted({low, high}))
     return float(ordered[low]), float(ordered[high])
 
 
-def magnitude_counts(x: F32, amax: np.float32, bins: int) -> npt.NDArray[np.int64]:
+def _nth_from_ends(flat: F32, smallest: int, largest: int) -> tuple[float | None, float | None]:
+    """Return the n-th smallest and the n-th largest value, None where that takes a look at all.
+
+    A part of the values tells bounds which, most likely, a few more than n lie beyond.
+    """
+    some = flat[::_SAMPLED]
+    low = 2 * (smallest // _SAMPLED) + 4
+    high = some.size - 1 - (2 * (largest // _SAMPLED) + 4)
+    some = np.partition(some, [low, high])
+    if np.isnan(flat.max()):
+        return None, None
+    below, above = flat[flat < some[low]], flat[flat > some[high]]
+    lo = hi = None
+    if below.size >= smallest:
+        lo = float(np.partition(below, smallest - 1)[smallest - 1])
+    elif np.count_nonzero(flat <= some[low]) >= smallest:
+        lo = float(some[low])  # many are equal, such as the zeros of a Relu
+    if above.size >= largest:
+        hi = float(np.partition(above, above.size - largest)[above.size - largest])
+    elif np.count_nonzero(flat >= some[high]) >= largest:
+        hi = float(some[high])
+    return lo, hi
+
+
+def magnitude_counts(x: F32, amax: np.float32, bins: int) -> I64:
     """Count |x| in `bins` equal bins on [0, amax].
 
     The bin is `trunc(|x| * bins / amax)` in float32; amax itself falls into the last bin, larger
     values and NaN are left out.
     """
-    flat = x.ravel()
-    # bins is a power of two, so that dividing by the width rounds as |x| * bins / amax does
-    width = amax / np.float32(bins)
-    # two extra bins: one for amax itself, one for all that is larger or NaN
-    counts = np.zeros(bins + 2, np.int64)
-    top = np.float32(bins + 1)
-    for start in range(0, flat.size, CHUNK):
-        index = np.abs(flat[start : start + CHUNK])
-        with np.errstate(all="ignore"):  # what overflows is the largest value: the last bin
-            index /= width
-        np.fmin(index, top, out=index)
-        counts += np.bincount(index.astype(np.intp), minlength=bins + 2)
-    inside = int(np.count_nonzero(np.abs(flat) <= amax)) if counts[bins + 1] else flat.size
+    counts = _raw_counts(x, amax, bins)
+    inside = int(np.count_nonzero(np.abs(x) <= amax)) if counts[bins + 1] else x.size
     counts[bins - 1] += counts[bins]
     # rounding may lift a value just below amax past the last edge: it still belongs inside
     counts[bins - 1] += inside - int(counts[:bins].sum())
     return counts[:bins]
 
 
-def kl_bins(counts: npt.NDArray[np.int64], levels: int) -> int:
-    """Return how many bins the KL search keeps, a multiple of `levels` up to `counts.size`."""
-    hist = counts.astype(np.float32)
-    zeroed = int(KL_FIRST_BINS * hist.size)
-    hist[:zeroed] = 0
-    hist[zeroed] = 1
-    total = hist.sum(dtype=np.float32)
-    best, best_divergence = hist.size, np.inf
-    for kept in range(levels, hist.size + 1, levels):
-        p = hist[:kept].copy()
-        p[-1] += hist[kept:].sum(dtype=np.float32)
-        p /= total
-        groups = hist[:kept].reshape(levels, -1)
-        filled = groups > 0
-        sums = groups.sum(axis=1, dtype=np.float32)
-        means = sums / np.maximum(filled.sum(axis=1), 1).astype(np.float32)
-        q = (filled * means[:, None]).ravel()
-        q /= q.sum(dtype=np.float32)
-        p64, q64 = p.astype(np.float64), q.astype(np.float64)
-        divergence = float(np.sum(p64 * (np.log10(p64 + 1e-30) - np.log10(q64 + 1e-30))))
-        if divergence < best_divergence:
-            best, best_divergence = kept, divergence
-    return best
-
-
-def mse_end(counts: npt.NDArray[np.int64], values: int) -> int:
-    """Return the range end, in bins, with the smallest expected squared error."""
-    hist = counts.astype(np.float64)
-    index = np.arange(hist.size)
-    widest = hist.size // values
-    best, best_loss = hist.size, np.inf
-    for step in [widest + 1, *range(1, widest + 1)]:
-        end = values * step
-        left = index % step
-        right = step - left - 1
-        inside = np.where(left == right, left + 0.25, np.minimum(left, right) + 0.5)
-        error = np.where(index > end, index - end + 0.5, inside)
-        loss = float(np.sum(hist * error**2))
-        if loss < best_loss:
-            best, best_loss = end, loss
-    return best
+def _raw_counts(x: F32, amax: np.float32, bins: int) -> I64:
+    """Count |x| in `bins` bins and two more: for amax itself, and for all larger ones and NaN."""
+    flat = x.ravel()
+    # bins is a power of two, so that dividing by the width rounds as |x| * bins / amax does
+    width = amax / np.float32(bins)
+    counts = np.zeros(bins + 2, np.int64)
+    top = np.float32(bins + 1)
+    size = max(CHUNK, bins)  # counting starts from as many zeros as there are bins
+    for start in range(0, flat.size, size):
+        index = np.abs(flat[start : start + size])
+        with np.errstate(all="ignore"):  # what overflows is the largest value: the last bin
+            index /= width
+        np.fmin(index, top, out=index)
+        # by way of 32 bits: processors convert several at once to those only
+        counts += np.bincount(index.astype(np.int32), minlength=bins + 2)
+    return counts

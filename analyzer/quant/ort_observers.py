@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from analyzer.quant.observers import F32, MinMax, Observer, Range
+from analyzer.quant.observers import F32, MinMax, Observer, Range, Sharing, Shown
 
 PERCENTILE = 99.999
 PERCENTILE_BINS = 2048
 
 
-class OrtPercentile:
+class OrtPercentile(Sharing):
     """Magnitude below which 99.999 % of all values lie, by a histogram of |x| with 2048 bins.
 
     `HistogramCollector.collect_absolute_value` and `compute_percentile`.  The histogram starts at
@@ -36,10 +36,11 @@ class OrtPercentile:
         self.counts = np.zeros(PERCENTILE_BINS, np.int64)
         self.edges: F32 | None = None
 
-    def update(self, x: F32, phase: int) -> None:
+    def take(self, shown: Shown, phase: int) -> None:
         """Take in one array: its range in phase 0, its counts in phase 1."""
+        x = shown.x
         if phase == 0:
-            self.seen.update(x, 0)
+            self.seen.take(shown, 0)
             self.magnitudes.update(np.abs(x), 0)
         elif phase == 1 and x.size:
             # float32 ends make float32 edges, as there

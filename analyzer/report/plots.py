@@ -171,6 +171,7 @@ def pareto_plot(analysis: Analysis) -> str | None:
     with _style():
         figure, axes = _axes(height=3.4, left=0.09)
         axes.set_yscale("log")
+        axes.set_ylim(low, high)  # first: of values all alike matplotlib makes no range
         axes.axhline(100, color=_GREY, linewidth=0.8, linestyle=":")
         axes.plot(*places(rejected), "o", color=_GREY, markersize=4, alpha=0.6,
                   label="not on the front")  # fmt: skip
@@ -179,7 +180,6 @@ def pareto_plot(analysis: Analysis) -> str | None:
         axes.plot(*places([p for p in plans if p.recommended]), "o", color=_ORANGE,
                   markersize=9, label="recommended")  # fmt: skip
         _name(axes, plans, *places(plans))
-        axes.set_ylim(low, high)
         axes.margins(x=0.08)
         _percent_ticks(axes.yaxis, low, high)
         if factor == 100:

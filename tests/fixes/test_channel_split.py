@@ -159,3 +159,19 @@ def test_the_channel_that_sets_the_range_is_found(bind, told):
     by_channel = told(model, get_target("onnxruntime"), samples)
     assert channel_split_remedies(by_channel) == []
     assert channel_split_remedies(replace(state, plan=by_channel.plan)) == []
+
+
+def test_where_no_split_helps_none_is_proposed(bind, told):
+    """The scale is a quarter of what the weight needs, as after an edit that made it smaller."""
+    model = bind(
+        """g (float[1,3,4,4] x) => (float[1,2,4,4] y) {
+            [a] h = Conv(x, w1)  [r] i = Relu(h)  [b] y = Conv(i, w2)
+        }""",
+        w1=np.clip(normal(16, 3, 1, 1), -1, 1), w2=np.clip(normal(2, 16, 1, 1), -1, 1),
+    )  # fmt: skip
+    state = told(model, get_target("esp32s3"), [random_sample(model, 0)])
+    finer = tuple(
+        replace(q, scale=q.scale / 4) if q.role == "weight" else q for q in state.plan.quantizers
+    )
+    plan = replace(state.plan, quantizers=finer)
+    assert channel_split_remedies(replace(state, plan=plan)) == []

@@ -14,7 +14,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from exported import deviations, exported, real_inputs, with_logits  # noqa: E402
+from exported import deviations, exported, real_inputs, without_softmax  # noqa: E402
 
 from analyzer.export.source import source_bytes  # noqa: E402
 from analyzer.records import Setting  # noqa: E402
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 def ask(judge, tmp_path):
     """Return a function: a setting of a target -> the order, and what Quark makes of it."""
     data = real_inputs("resnet8_cifar10", tmp_path / "inputs.npz", 8)
-    path = with_logits(MODEL, tmp_path / "model.onnx")
+    path = without_softmax(MODEL, tmp_path / "model.onnx")
 
     def quantize(target="onnxruntime", **setting):
         order, _ = exported(tmp_path, "quark", path, data, target, Setting(**setting))

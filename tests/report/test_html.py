@@ -201,6 +201,8 @@ def test_plans_alone_make_no_plot(advised: Analysis) -> None:
         svg = pareto_plot(dataclasses.replace(advised, proposals=pair))
         assert (svg is not None) is drawn
     assert pareto_plot(dataclasses.replace(advised, proposals=(first,))) is None
+    idle = tuple(dataclasses.replace(p, left=1.0) for p in advised.proposals)
+    assert pareto_plot(dataclasses.replace(advised, proposals=idle)) is not None
 
 
 def test_outputs_slices_and_the_answer(booked: Analysis) -> None:

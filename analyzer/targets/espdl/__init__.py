@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import view_of
 from analyzer.quant.observers import extremes, order_statistics
 from analyzer.records import (
     Edit,
@@ -71,7 +71,7 @@ class EspDl(Target):
 
     def place(self, model: Model, setting: Setting) -> QuantPlan:
         """Run the passes and return one quantizer per slot of every quantized node."""
-        view = GraphView(model.proto.graph)
+        view = view_of(model.proto)
         precision = dispatched(model, view, setting)
         types = {n: model.op_types.get(n, view.nodes[n].op_type) for n in precision}
         graph = Graph(model, view, types, dict(precision))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import GraphView, view_of
 from analyzer.quant.fake import calibrated
 from analyzer.records import Model, Quantizer, QuantPlan
 from analyzer.targets.base import Target
@@ -29,7 +29,7 @@ def align_comparisons(target: Target, model: Model, plan: QuantPlan) -> QuantPla
         model: the graph of the plan.
         plan: calibrated.
     """
-    view = GraphView(model.proto.graph)
+    view = view_of(model.proto)
     types = {name: model.op_types.get(name, view.nodes[name].op_type) for name in plan.layers}
     done = {q.key: q for q in plan.quantizers}
     for name, kind in types.items():

@@ -186,9 +186,9 @@ ONNXRUNTIME = QDQTarget(
             "u16s8": Scheme(U16, S8),
         }
     ),
-    # Rough, of CPUs: Intel's list of validated Q/DQ models in onnxruntime has int8 at 1.5 to 3
-    # times the speed of FP32.  16-bit activations have no integer kernels there: floats between
-    # Q/DQ pairs.
+    # Rough, of CPUs: 2.5 extrapolates Intel's tables of int8 over FP32 for TensorFlow models; no
+    # model was timed in onnxruntime.  16-bit activations have no integer kernels there: floats
+    # between Q/DQ pairs.
     cost_factors=MappingProxyType(
         {"int8": 1.0, "u8s8": 1.0, "u8u8": 1.0, "s16s8": 3.0, "u16s8": 3.0, FLOAT: 2.5}
     ),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView, attributes, captured, gemm_output_axis
+from analyzer.graph.view import GraphView, attributes, captured, gemm_output_axis, view_of
 from analyzer.records import Model
 from analyzer.targets.onnxruntime.rules import Rules
 
@@ -115,7 +115,7 @@ class Marks:
 
 def mark_tensors(model: Model, rules: Rules) -> Marks:
     """Go over the nodes as `QDQQuantizer.quantize_model` does."""
-    view = GraphView(model.proto.graph)
+    view = view_of(model.proto)
     marks = Marks(model, view, rules, unknown=_unknown_types(model))
     for node in view.nodes.values():
         marks.readers.update(t for t in node.input if t)

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import onnx
 
 from analyzer.graph.build import is_float
-from analyzer.graph.view import GraphView
+from analyzer.graph.view import view_of
 from analyzer.records import Model
 from analyzer.targets.onnxruntime.rules import Grid, Override
 
@@ -29,7 +29,7 @@ def overrides_for(
         grid: the type they are to work in: their inputs are converted to it as well.
         default: what all other activations have.
     """
-    view = GraphView(model.proto.graph)
+    view = view_of(model.proto)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in view.nodes.values():
         for tensor in dict.fromkeys(t for t in node.input if t):
