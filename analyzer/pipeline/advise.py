@@ -78,10 +78,14 @@ class _Advice:
             )  # fmt: skip
         points = finalists(search.points, search.recommended())
         with run.stage("verify", 0, "run") as step:
-            wish = Wish(run.config.budget[0], run.config.goal, self._outputs())
+            wish = Wish(
+                run.config.budget[0], run.config.goal, self._outputs(),
+                frozenset(variants.target.native_edits),
+            )  # fmt: skip
             start, checked, best, why = self._chosen(variants, search, points, wish, weights, step)
         count = len(self._verified())
-        found = proposals(start, checked, best, why, count, search.points)
+        macs = self.job.graph.macs
+        found = proposals(start, checked, best, why, count, search.points, macs)
         analysis = replace(
             self.analysis, proposals=found, attempts=tuple(search.attempts),
             timing=dict(run.seconds),

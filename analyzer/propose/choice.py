@@ -17,6 +17,7 @@ from analyzer.records import Change, Proposal, TaskScore
 FEWEST = 5  # proposals, where so many were simulated
 MOST = 8
 _CLEARLY = 0.97  # a dearer plan must leave less than this share of a cheaper one's noise
+_ANOTHER_MODEL = 0.5  # the same, where the user has to take another model
 _SCORE = 0.02  # a score that differs by less, on few samples, is the same
 _BETTER = 0.02  # a score that is higher by this is worth its price
 
@@ -52,11 +53,18 @@ class Wish:
         goal: "nsr" and the highest allowed at any output, or a score and the lowest allowed;
             None: as good as the budget allows.
         outputs: whole outputs, which the goal is about.
+        native: kinds of edits that the quantizer's own config asks for; for any other the user
+            has to take another model.
     """
 
     budget: float
     goal: tuple[str, float] | None
     outputs: Sequence[str]
+    native: frozenset[str] = frozenset()
+
+    def needs_model(self, checked: Checked) -> bool:
+        """Tell whether the user has to give the quantizer another model."""
+        return any(e.kind not in self.native for e in checked.point.setting.edits)
 
     def fulfilled(self, checked: Checked) -> bool:
         """Tell whether a plan is good enough."""
@@ -74,14 +82,15 @@ def finalists(points: Sequence[Point], best: Point) -> list[Point]:
         points: of the search, the starting one first.
         best: that the search would recommend.
     """
-    front = [p for p in front_of(points) if p.remedies]
-    free = [p for p in points if p.is_free and p.remedies]
+    points = [p for p in points if p.remedies and not _idle(p, points[0])]
+    front = front_of(points)
+    free = [p for p in points if p.is_free]
     chosen = [best, *sorted(free, key=lambda p: p.left)[:1]] if best.remedies else free[:1]
     # spread over the front where it has too many: its ends, and evenly between them
     room = max(MOST - len(chosen), 1)
     picks = np.unique(np.linspace(0, len(front) - 1, min(room, len(front))).round().astype(int))
     chosen += [front[n] for n in picks]
-    rest = sorted((p for p in points if p.remedies and p not in front), key=lambda p: p.left)
+    rest = sorted((p for p in points if p not in front), key=lambda p: p.left)
     found: list[Point] = []
     for twins in (False, True):  # plans that do the same to the outputs only where there is room
         for point in [*chosen, *rest]:
@@ -93,6 +102,11 @@ def finalists(points: Sequence[Point], best: Point) -> list[Point]:
     return sorted(found[:MOST], key=lambda p: (p.price, -p.left))
 
 
+def _idle(point: Point, start: Point) -> bool:
+    """Tell whether a set does nothing at all."""
+    return point.left == 1.0 and point.price >= start.price
+
+
 def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Checked, str]:
     """Return the plan to recommend, and why; the start where nothing is better.
 
@@ -101,18 +115,19 @@ def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Chec
         checked: the finalists.
         wish: budget and goal.
     """
-    ranked = sorted([start, *checked], key=lambda c: (c.point.price, c.left))
+    ranked = sorted([start, *checked], key=lambda c: (c.point.price, wish.needs_model(c), c.left))
     if wish.goal is not None:
         for plan in ranked:
             if wish.fulfilled(plan):
                 return plan, "the cheapest plan that reaches the goal"
     best, why = start, "nothing that was tried leaves less noise"
-    room = max(wish.budget, start.point.price)  # a run may take longer than the budget as it is
     for plan in ranked:
-        if plan.point.price > room:
+        if plan.point.price > max(wish.budget, start.point.price):
             continue
+        another = wish.needs_model(plan) and not wish.needs_model(best)
+        clearly = _ANOTHER_MODEL if another else _CLEARLY
         quieter = (
-            plan.left < _CLEARLY * best.left and plan.score > max(best.score, start.score) - _SCORE
+            plan.left < clearly * best.left and plan.score > max(best.score, start.score) - _SCORE
         )
         if quieter or (plan.score > best.score + _BETTER and plan.left < 1.0):
             best = plan

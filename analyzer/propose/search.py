@@ -57,7 +57,10 @@ class Search:
         """Simulate the plan as the user asked for it."""
         (nsr,) = self.bench.whole([self.start])
         assert nsr is not None, "the plan was simulated before"
-        self.points.append(Point((), self.start, Cost(), 0.0, nsr, 1.0, None))
+        cost = self.bench.cost_of(self.start)
+        # in milliseconds the plan itself has a price: no budget is below it
+        self.points.append(Point((), self.start, cost, self.price(cost), nsr, 1.0, None))
+        self.budget = max(self.budget, self.points[0].price)
         return self.points[0]
 
     def choose(self, base: Point, remedies: Sequence[Remedy], *, helps: float = HELPS) -> Point:
@@ -121,7 +124,7 @@ class Search:
         alone = {int(n): nsr for n, nsr in self.bench.alone(base.setting, others).items()}
         over = max(self.additivity, 1.0)
         loud = {n: self.bench.left(nsr, base.nsr) / over for n, nsr in alone.items()}
-        least = max(_LEAST * self.budget, 1e-9)
+        least = max(_LEAST * self._room, 1e-9)
         dense = {n: loud[n] / (self._priced(base, remedies[n]) + least) for n in loud}
         first = sorted(loud, key=lambda n: -loud[n])[: _SIMULATED // 2]
         cheap = [n for n in sorted(dense, key=lambda n: -dense[n]) if n not in first]
@@ -154,6 +157,11 @@ class Search:
         """Return the point to recommend so far."""
         return knee(self.points, self.budget) or self.points[0]
 
+    @property
+    def _room(self) -> float:
+        """What may be spent on top of the plan as the user asked for it."""
+        return self.budget - self.points[0].price
+
     def _ladder(
         self,
         base: Point,
@@ -167,7 +175,7 @@ class Search:
         limits = _limits([remedies[n] for n in numbers], base)
         sets: dict[tuple[int, ...], None] = {}
         for part in _LADDER:
-            room = part * self.budget - base.price
+            room = self.points[0].price + part * self._room - base.price
             if room >= 0:
                 taken = best_set(gains, costs, limits, room)
                 sets[tuple(numbers[n] for n in taken)] = None
@@ -189,7 +197,7 @@ class Search:
         """Return what a remedy costs on top of a set; moving values is not for nothing."""
         cost = self.bench.cost_of(applied(base.setting, [remedy]))
         moved = max(cost.elements - base.cost.elements, 0.0)
-        return max(self.price(cost) - base.price, 0.0) + _TRAFFIC * self.budget * moved
+        return max(self.price(cost) - base.price, 0.0) + _TRAFFIC * self._room * moved
 
     def _together(
         self,
