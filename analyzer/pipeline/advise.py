@@ -176,10 +176,9 @@ class _Advice:
         Returns:
             the start, all points, the chosen one of them (or the start), and why.
         """
-        first = search.recommended()
-        made = [self._plan(variants, p, exact=p is first) for p in points]
+        made = [self._plan(variants, p, exact=False) for p in points]
         start, *checked = self._checked(variants, search.points[0], points, made, weights, step)
-        exact = [point is first for point in points]
+        exact = [False for _ in points]
         best, why = choose(start, checked, wish)
         while best is not start and not exact[place := checked.index(best)]:
             plan = self._plan(variants, best.point, exact=True)

@@ -68,22 +68,11 @@ def propose(
     ]
     best = search.spend(point, paid)
     # shifts of biases belong to the plan they were found with, so they come last
-    for chosen in _apart([point, *_between(search, point, best), best]):
+    for chosen in [point] if best is point else [point, best]:
         here = _at(situation, bench, chosen)
         remedies = bias_correction_remedies(here)
         search.choose(chosen, remedies, helps=_enough(here, remedies))
     return search
-
-
-def _between(search: Search, free: Point, best: Point) -> list[Point]:
-    """Return the best point of about half the recommended one's price."""
-    cheaper = [p for p in search.points if free.price < p.price <= best.price / 2]
-    return sorted(cheaper, key=lambda p: p.left)[:1]
-
-
-def _apart(points: Sequence[Point]) -> list[Point]:
-    """Return points, each once."""
-    return [p for n, p in enumerate(points) if all(p is not other for other in points[:n])]
 
 
 def _at(situation: Situation, bench: Bench, point: Point) -> Situation:

@@ -115,7 +115,10 @@ def choose(start: Checked, checked: Sequence[Checked], wish: Wish) -> tuple[Chec
         checked: the finalists.
         wish: budget and goal.
     """
-    ranked = sorted([start, *checked], key=lambda c: (c.point.price, wish.needs_model(c), c.left))
+    ranked = sorted(
+        [start, *checked],
+        key=lambda c: (c.point.price, wish.needs_model(c), c.point.cost.elements, c.left),
+    )
     if wish.goal is not None:
         for plan in ranked:
             if wish.fulfilled(plan):
