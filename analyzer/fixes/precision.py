@@ -16,7 +16,7 @@ from analyzer.graph.view import GraphView
 from analyzer.records import QuantPlan
 from analyzer.targets.base import Target
 
-MOST = 120  # candidates: every one is simulated
+MOST = 160  # candidates: every one is simulated
 _TOO_SLOW = 12.0  # times the default precision: float on a chip that has no float unit to speak of
 
 

@@ -26,7 +26,7 @@ from analyzer.targets.base import Target
 
 # Edits that leave the values of all tensors with an own scale as they are, or nearly so.
 _SAME_VALUES = frozenset({"weight_split", "bias_correction"})
-_FEW = 8  # samples that what was not watched before is calibrated on, while the search goes on
+_FEW = 8  # samples that other edits are calibrated on while the search goes on
 
 
 class Variants:
@@ -77,8 +77,6 @@ class Variants:
     def expect(self, settings: Iterable[Setting]) -> None:
         """Find the ranges that these settings will ask for and that are not known, all at once.
 
-        On a few samples: the plan that is chosen in the end is calibrated on all.
-
         A setting that the target refuses is left out: `quick` will refuse it again.
         """
         missing: dict[Watch, Quantizer] = {}
@@ -93,7 +91,7 @@ class Variants:
                     if alike(watch, self._seen) is None and self._has(watch)
                 }
         if missing:
-            self._seen.update(self._observed(self._graph(()), self._job.plan, missing, _FEW))
+            self._seen.update(self._observed(self._graph(()), self._job.plan, missing))
 
     def exact(self, setting: Setting) -> tuple[Model, QuantPlan]:
         """Return graph and plan as the quantizer makes them, calibrated on all data.
@@ -143,7 +141,7 @@ class Variants:
         wanted = watched(plan)
         missing = {w: q for w, q in wanted.items() if alike(w, seen) is None}
         if missing:
-            seen.update(self._observed(prepared, plan, missing, _FEW))
+            seen.update(self._observed(prepared, plan, missing, _FEW if anew else None))
         found = {watch: alike(watch, seen) for watch in wanted}
         return {watch: range_ for watch, range_ in found.items() if range_ is not None}
 

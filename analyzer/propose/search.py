@@ -20,9 +20,7 @@ from analyzer.records import Attempt, Cost, Setting
 
 MOST_SPLITS = 2  # layers
 _SIMULATED = 48  # remedies that are simulated one by one: the loudest of all
-_OF_HEAVY = 32  # the same, of models that so few samples are run of
-_HEAVY = 6
-_REPAIRS = 2
+_REPAIRS = 4
 _LEAST = 0.01  # of the budget: what a remedy counts as costing when noise per price is ranked
 _LADDER = (0.125, 0.25, 0.5, 1.0, 2.0)  # shares of the budget that sets are put together for
 _SECOND_ROUND = 24  # candidates that are tried again on top of a set
@@ -129,10 +127,9 @@ class Search:
         loud = {n: self.bench.left(nsr, base.nsr) / over for n, nsr in alone.items()}
         least = max(_LEAST * self._room, 1e-9)
         dense = {n: loud[n] / (self._priced(base, remedies[n]) + least) for n in loud}
-        most = _OF_HEAVY if len(self.bench.samples) <= _HEAVY else _SIMULATED
-        first = sorted(loud, key=lambda n: -loud[n])[: most // 2]
+        first = sorted(loud, key=lambda n: -loud[n])[: _SIMULATED // 2]
         cheap = [n for n in sorted(dense, key=lambda n: -dense[n]) if n not in first]
-        taken = [*first, *cheap[: most - len(first)]]
+        taken = [*first, *cheap[: _SIMULATED - len(first)]]
         edits = [n for n, remedy in enumerate(remedies) if n not in loud and remedy.edit]
         return [(remedies[n], loud.get(n)) for n in sorted([*taken, *edits])]
 
