@@ -6,7 +6,7 @@ Layers come with the names that stand in the file the tool is given, the user's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,6 +97,18 @@ def asked(order: Order) -> Asked:
         tensors = tuple(t for node in reversed(nodes) for t in made.get(node, ()))
         layers.append(Layer(name, precision, nodes, tensors))
     return Asked(file, base, tuple(layers), tuple(absent))
+
+
+def asked_of_nodes(order: Order) -> Callable[[Iterable[str]], Width | None]:
+    """Return what another target's plan asks for one of some nodes: float before all."""
+    homes = in_source(order)
+    wanted = {n: width(x.precision) for x in asked(order).layers for n in homes[x.name]}
+
+    def kind(nodes: Iterable[str]) -> Width | None:
+        found = [wanted[name] for name in nodes if name in wanted]
+        return "float" if "float" in found else next(iter(found), None)
+
+    return kind
 
 
 def in_source(order: Order) -> dict[str, tuple[str, ...]]:

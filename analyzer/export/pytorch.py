@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from analyzer.errors import ExportError
-from analyzer.export.asked import Asked, Width, asked, in_source, left_out, several, width
+from analyzer.export.asked import Asked, Width, asked, asked_of_nodes, left_out, several, width
 from analyzer.export.header import header
 from analyzer.export.order import Files, Order
 from analyzer.export.pytorch_scripts import QCONFIG, TORCHAO
@@ -150,15 +150,8 @@ def _of_plan(order: Order) -> Callable[[Operator], Width | None]:
 
 
 def _of_layers(order: Order) -> Callable[[Operator], Width | None]:
-    """Return what another target's plan asks for one of an operator's nodes: float before all."""
-    homes = in_source(order)
-    wanted = {n: width(x.precision) for x in asked(order).layers for n in homes[x.name]}
-
-    def kind(operator: Operator) -> Width | None:
-        found = [wanted[name] for name in operator.nodes if name in wanted]
-        return "float" if "float" in found else next(iter(found), None)
-
-    return kind
+    kind = asked_of_nodes(order)
+    return lambda operator: kind(operator.nodes)
 
 
 def _paths(model: Model) -> dict[str, set[str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyzer.errors import ExportError
-from analyzer.export.asked import Asked, Width, asked, in_source, is_own, left_out, width
+from analyzer.export.asked import Asked, Width, asked, asked_of_nodes, is_own, left_out, width
 from analyzer.export.header import header, plain
 from analyzer.export.names import check, known_tensors, reads
 from analyzer.export.order import SOURCE, Files, Order
@@ -98,15 +98,8 @@ def _of_plan(order: Order) -> Callable[[Operator], Width | None]:
 
 
 def _of_layers(order: Order) -> Callable[[Operator], Width | None]:
-    """Return what another target's plan asks for one of an operator's nodes: float before all."""
-    homes = in_source(order)
-    wanted = {n: width(x.precision) for x in asked(order).layers for n in homes[x.name]}
-
-    def kind(operator: Operator) -> Width | None:
-        found = [wanted[name] for name in operator.nodes if name in wanted]
-        return "float" if "float" in found else next(iter(found), None)
-
-    return kind
+    kind = asked_of_nodes(order)
+    return lambda operator: kind(operator.nodes)
 
 
 def _recipe(rules: _Rules, granularity: str | None) -> str:

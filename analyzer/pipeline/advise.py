@@ -82,7 +82,9 @@ class _Advice:
                 run.config.budget[0], run.config.goal, self._outputs(),
                 frozenset(variants.target.native_edits),
             )  # fmt: skip
-            start, checked, best, why = self._chosen(variants, search, points, wish, weights, step)
+            start, checked, best, why, plan = self._chosen(
+                variants, search, points, wish, weights, step
+            )
         count = len(self._verified())
         macs = self.job.graph.macs
         found = proposals(start, checked, best, why, count, search.points, macs)
@@ -90,7 +92,7 @@ class _Advice:
             self.analysis, proposals=found, attempts=tuple(search.attempts),
             timing=dict(run.seconds),
         )  # fmt: skip
-        return analysis, self._exported(variants, analysis, start)
+        return analysis, self._exported(variants, analysis, start, plan)
 
     def _latency(self) -> Latency | None:
         path = self.run.config.latency
@@ -170,28 +172,24 @@ class _Advice:
         wish: Wish,
         weights: Mapping[str, float] | None,
         step: Callable[[int], None],
-    ) -> tuple[Checked, list[Checked], Checked, str]:
+    ) -> tuple[Checked, list[Checked], Checked, str, tuple[Model, QuantPlan] | None]:
         """Verify points and choose one, which is calibrated anew, as the quantizer does it.
 
         Returns:
-            the start, all points, the chosen one of them (or the start), and why.
+            the start, all points, the chosen one of them (or the start), why, and its plan, with
+            the graph it belongs to (None for the start).
         """
-        made = [self._plan(variants, p, exact=False) for p in points]
+        made = [variants.quick(point.setting) for point in points]
         start, *checked = self._checked(variants, search.points[0], points, made, weights, step)
-        exact = [False for _ in points]
+        exact: dict[int, tuple[Model, QuantPlan]] = {}
         best, why = choose(start, checked, wish)
-        while best is not start and not exact[place := checked.index(best)]:
-            plan = self._plan(variants, best.point, exact=True)
+        while best is not start and (place := checked.index(best)) not in exact:
+            exact[place] = variants.exact(best.point.setting)
             _, checked[place] = self._checked(
-                variants, start.point, [best.point], [plan], weights, step
+                variants, start.point, [best.point], [exact[place]], weights, step
             )
-            exact[place] = True
             best, why = choose(start, checked, wish)
-        return start, checked, best, why
-
-    @staticmethod
-    def _plan(variants: Variants, point: Point, *, exact: bool) -> tuple[Model, QuantPlan]:
-        return variants.exact(point.setting) if exact else variants.quick(point.setting)
+        return start, checked, best, why, None if best is start else exact[checked.index(best)]
 
     def _checked(
         self,
@@ -220,7 +218,11 @@ class _Advice:
         ]
 
     def _exported(
-        self, variants: Variants, analysis: Analysis, start: Checked
+        self,
+        variants: Variants,
+        analysis: Analysis,
+        start: Checked,
+        made: tuple[Model, QuantPlan] | None,
     ) -> Mapping[str, str | bytes]:
         """Write the recommended plan down, or the one that was asked for where none is better."""
         if not self.run.config.export:
@@ -228,7 +230,7 @@ class _Advice:
         as_asked = Proposal("as asked", False, (), 0.0, start.nsr, start.nsr)
         chosen = next((p for p in analysis.proposals if p.recommended), as_asked)
         setting = chosen.setting if chosen is not as_asked else self.run.config.setting
-        graph, plan = variants.exact(setting)
+        graph, plan = made or variants.exact(setting)
         own = [e for e in setting.edits if e.kind not in variants.target.native_edits]
         source = apply_edits(variants.source, own)
         chosen = replace(chosen, setting=setting)

@@ -71,8 +71,7 @@ class Search:
             the best one, or the base where none leaves less than `helps` of its noise.
         """
         found = self._together(base, [(r,) for r in remedies], [None] * len(remedies))
-        best = min(found, key=lambda p: p.left, default=base)
-        return best if best.left < helps * base.left else base
+        return _better(base, found, helps)
 
     def gather(self, base: Point, remedies: Sequence[Remedy]) -> Point:
         """Try free remedies one by one, then ever fewer of the helpful ones together."""
@@ -85,8 +84,7 @@ class Search:
         chosen = [tuple(remedies[n] for n in s) for s in sets]
         shares = {n: effect.sure for n, effect in effects.items()}
         found = self._together(base, chosen, [_product(shares, s) for s in sets])
-        best = min(found, key=lambda p: p.left, default=base)
-        return best if best.left < HELPS * base.left else base
+        return _better(base, found, HELPS)
 
     def spend(self, base: Point, remedies: Sequence[Remedy]) -> Point:
         """Put sets together for a ladder of budgets; return the one to recommend."""
@@ -263,6 +261,12 @@ def base_name(point: Point) -> str:
     return " + ".join(r.title for r in point.remedies[:3]) + (
         f" + {len(point.remedies) - 3} more" if len(point.remedies) > 3 else ""
     )
+
+
+def _better(base: Point, found: Sequence[Point], helps: float) -> Point:
+    """Return the best point, or the base where none leaves less than `helps` of its noise."""
+    best = min(found, key=lambda p: p.left, default=base)
+    return best if best.left < helps * base.left else base
 
 
 def _product(shares: Mapping[int, float], numbers: Iterable[int]) -> float:
