@@ -14,22 +14,6 @@ if TYPE_CHECKING:
     from analyzer.report.comparison import Comparison
 
 
-# Target -> format that its own quantizer reads, to suggest; others: a Q/DQ model.
-_OWN_FORMAT = {
-    "esp32": "esp-ppq",
-    "esp32s3": "esp-ppq",
-    "esp32p4": "esp-ppq",
-    "onnxruntime": "onnxruntime",
-    "openvino": "nncf",
-    "tensorrt": "tensorrt",
-    "tflite": "tflite",
-    "litert": "tflite",
-    "pytorch": "pytorch",
-    "pytorch-qnnpack": "pytorch",
-    "qnn": "qnn",
-}
-
-
 class Format(StrEnum):
     """What stdout carries."""
 
@@ -138,10 +122,11 @@ def _table(
 def _next(analysis: Analysis, *, exported: bool) -> str | None:
     """Return the command to suggest: export what is recommended, else read about a finding."""
     from analyzer.codes import CODES
+    from analyzer.formats import own_format
     from analyzer.report.advice import recommended
 
     if recommended(analysis) is not None and not exported:
         provenance = analysis.provenance
-        return f"{provenance.command} --export {_OWN_FORMAT.get(provenance.target, 'qdq')}"
+        return f"{provenance.command} --export {own_format(provenance.target)}"
     first = next((f for f in analysis.findings if f.code in CODES), None)
     return f"qanalyze --explain {first.code}" if first else None

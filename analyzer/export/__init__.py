@@ -29,11 +29,12 @@ from analyzer.export.names import names_csv, reads
 from analyzer.export.order import SOURCE, Files, Order
 from analyzer.export.readme import readme
 from analyzer.export.source import source_bytes
-from analyzer.export.tools import TOOLS, formats_for
+from analyzer.formats import TOOLS, own_format
 
-__all__ = ["ALL", "FORMATS", "check_formats", "export", "formats_for"]
+__all__ = ["ALL", "FORMATS", "check_formats", "export", "own_texts", "texts"]
 
 ALL = "all"
+_SHORT = 20_000  # characters of a file
 FORMATS: dict[str, Callable[[Order], Files]] = {
     "esp-ppq": esp_ppq.write,
     "onnxruntime": onnxruntime.write,
@@ -100,6 +101,23 @@ def export(order: Order, names: Sequence[str]) -> dict[str, str | bytes]:
         beside[SOURCE] = source_bytes(order)
     paths = {name: tuple(of_format) for name, of_format in written.items()}
     return {"README.txt": readme(order, paths, tuple(beside), refused), **beside, **files}
+
+
+def texts(files: Files) -> dict[str, str]:
+    """Return what of an export a report can show: texts that are short enough to be copied."""
+    return {
+        path: content
+        for path, content in files.items()
+        if isinstance(content, str) and len(content) <= _SHORT
+    }
+
+
+def own_texts(order: Order) -> dict[str, str]:
+    """Return the same for the target's own tool alone; nothing where it cannot carry the plan."""
+    try:
+        return texts(_written(order, own_format(order.target.name)))
+    except ExportError:
+        return {}
 
 
 def _written(order: Order, name: str) -> Files:

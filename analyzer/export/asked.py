@@ -17,7 +17,7 @@ import onnx
 from analyzer.errors import ExportError
 from analyzer.export.names import NameMap, check, known_nodes, reads
 from analyzer.export.order import SOURCE, Order
-from analyzer.export.tools import TOOLS
+from analyzer.formats import TOOLS
 
 Width = Literal["float", "int8", "wide"]
 File = Literal["original", "ours"]

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from analyzer.export.order import Order
-from analyzer.export.tools import TOOLS
+from analyzer.formats import TOOLS
 from analyzer.records import Change, Cost
 
 _WIDTH = 99

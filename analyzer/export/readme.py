@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from analyzer.export.header import lines, plain, wrapped
 from analyzer.export.order import SOURCE, Order
-from analyzer.export.tools import TOOLS
+from analyzer.formats import TOOLS
 
 _BESIDE = {
     "names.csv": "What each layer is called in your file, and its precision before and after.",

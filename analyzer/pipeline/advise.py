@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analyzer.export import export
+from analyzer.export import export, own_texts, texts
 from analyzer.export.order import Order
 from analyzer.fixes.edits import apply_edits
 from analyzer.fixes.situation import Situation
@@ -92,7 +92,14 @@ class _Advice:
             self.analysis, proposals=found, attempts=tuple(search.attempts),
             timing=dict(run.seconds),
         )  # fmt: skip
-        return analysis, self._exported(variants, analysis, start, plan)
+        files: Mapping[str, str | bytes] = {}
+        shown: Mapping[str, str] = {}
+        if run.config.export:
+            files = export(self._order(variants, analysis, start, plan), run.config.export)
+            shown = texts(files)
+        elif plan is not None:
+            shown = own_texts(self._order(variants, analysis, start, plan))
+        return replace(analysis, exports=shown), files
 
     def _latency(self) -> Latency | None:
         path = self.run.config.latency
@@ -217,16 +224,14 @@ class _Advice:
             for number, (point, one) in enumerate(zip([start, *points], found, strict=True))
         ]
 
-    def _exported(
+    def _order(
         self,
         variants: Variants,
         analysis: Analysis,
         start: Checked,
         made: tuple[Model, QuantPlan] | None,
-    ) -> Mapping[str, str | bytes]:
-        """Write the recommended plan down, or the one that was asked for where none is better."""
-        if not self.run.config.export:
-            return {}
+    ) -> Order:
+        """Return the recommended plan to be written, or the asked for where none is better."""
         as_asked = Proposal("as asked", False, (), 0.0, start.nsr, start.nsr)
         chosen = next((p for p in analysis.proposals if p.recommended), as_asked)
         setting = chosen.setting if chosen is not as_asked else self.run.config.setting
@@ -234,10 +239,9 @@ class _Advice:
         own = [e for e in setting.edits if e.kind not in variants.target.native_edits]
         source = apply_edits(variants.source, own)
         chosen = replace(chosen, setting=setting)
-        order = Order(
+        return Order(
             analysis, chosen, self.run.path, source, without_slices(graph), plan, variants.target
         )
-        return export(order, self.run.config.export)
 
 
 def _trials(model: Model) -> int:

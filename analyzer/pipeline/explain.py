@@ -19,13 +19,23 @@ from analyzer.balance import balance
 from analyzer.diagnose import diagnose
 from analyzer.diagnose.case import Case
 from analyzer.dissect import dissect
+from analyzer.dissect.profiles import profiles
 from analyzer.graph.families import sources_of
+from analyzer.graph.network import network_of
 from analyzer.graph.trials import affordable
 from analyzer.graph.view import GraphView
 from analyzer.memory import peak_rss_bytes
 from analyzer.pipeline.stages import Job, Run
 from analyzer.probe import MOST_SAMPLES, Isolated, parts_of, probe, units_for, units_of
-from analyzer.records import Analysis, Balance, LayerError, Sample, Source, TaskScore
+from analyzer.records import (
+    Analysis,
+    Balance,
+    LayerError,
+    Sample,
+    Source,
+    TaskScore,
+    TensorProfile,
+)
 from analyzer.simulate import Simulation
 
 WORST = 10  # rows, and groups, that are taken apart
@@ -67,7 +77,8 @@ class _Explaining:
         few = [self.run.samples(1)[i] for i in visits[: affordable(job.graph)]]
         books = self._balance(measured, few)
         rows = layers(job.graph, job.plan, simulation, isolated)
-        rows, books = self._dissect(rows, books, few[: (len(few) + 1) // 2])
+        fewer = few[: (len(few) + 1) // 2]
+        rows, books, looks = self._dissect(rows, books, fewer)
         ends = outputs(job.graph, simulation, books)
         case = Case(
             job.graph, job.plan, job.target, rows, ends, books, few,
@@ -90,6 +101,10 @@ class _Explaining:
             warnings=(*self.run.warnings, *job.graph.notes, *job.plan.notes),
             balance=books,
             task=scores,
+            network=network_of(
+                GraphView(job.graph.proto.graph), job.plan.layers, job.graph.slices
+            ),
+            profiles=looks,
         )
 
     def visits(self) -> list[int]:
@@ -138,24 +153,28 @@ class _Explaining:
 
     def _dissect(
         self, rows: tuple[LayerError, ...], books: Balance, few: Sequence[Sample]
-    ) -> tuple[tuple[LayerError, ...], Balance]:
-        """Take the worst rows and the worst groups apart."""
+    ) -> tuple[tuple[LayerError, ...], Balance, tuple[TensorProfile, ...]]:
+        """Take the worst rows and the worst groups apart, and look into the rows' tensors."""
         worst = sorted(rows, key=lambda row: _loudness(row.isolated_nsr), reverse=True)[:WORST]
         aligned = {q.key for q in self.job.plan.quantizers if q.group}
         groups = [s for s in books.sources if s.nsr and not aligned.isdisjoint(s.quantizers)]
         groups.sort(key=lambda source: _loudness(source.nsr), reverse=True)
+        names = [row.name for row in worst]
         with self.run.stage("dissect", 0, "run") as step:
             found = dissect(
                 self.job.graph,
                 self.job.plan,
-                [row.name for row in worst],
+                names,
                 groups[:WORST],
                 few,
                 target=self.job.target,
                 workers=self.run.workers,
                 step=step,
             )
-        return dissected(rows, books, found)
+            looks = profiles(
+                self.job.graph, self.job.plan, names, few, workers=self.run.workers, step=step
+            )
+        return *dissected(rows, books, found), looks
 
 
 def _loudness(nsr: float | None) -> float:

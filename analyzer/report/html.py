@@ -15,15 +15,22 @@ from importlib import resources
 from typing import Any
 
 from analyzer.records import ADDITIVE, Analysis, Quantizer
-from analyzer.report import advice, ledger, tables, view, wording
+from analyzer.report import advice, changes, ledger, network, profiles, tables, view, wording
 from analyzer.store import to_json
 
 # The page shall stay below 1 MB for a model of 100 layers; per-channel scales can fill more.
 _DOWNLOAD_LIMIT = 400_000  # bytes of base64
+_SCRIPTS = ("report.js", "network.js")
+_STYLES = ("report.css", "network.css", "profiles.css", "changes.css")
 
 
-def render_html(analysis: Analysis) -> str:
-    """Return the report as one self-contained page; equal analyses give equal pages."""
+def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
+    """Return the report as one self-contained page; equal analyses give equal pages.
+
+    Args:
+        analysis: the result.
+        baseline: what it is held against, if anything.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -58,18 +65,21 @@ def render_html(analysis: Analysis) -> str:
         shapes=_shapes,
         value=view.value,
     )
-    script = _asset("report.js")
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
     # Markup: these two files are ours, and escaping would break them.
     page = environment.get_template("report.html.j2").render(
         analysis=analysis,
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
-        style=Markup(_asset("report.css")),  # noqa: S704
+        style=Markup("\n".join(_asset(name) for name in _STYLES)),  # noqa: S704
         plots=_plots(analysis),
         waterfall=_waterfall(analysis),
         **_advice(analysis),
         download=_download(analysis),
         **_view(analysis),
+        **network.context(analysis),
+        **profiles.context(analysis),
+        **changes.context(analysis, baseline),
     )
     # Lone surrogates in a path have no UTF-8 form.
     return page.encode("utf-8", "backslashreplace").decode("utf-8")

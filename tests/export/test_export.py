@@ -15,10 +15,10 @@ from tiny_orders import NET, tiny_order, write_net
 from analyzer import cli
 from analyzer import export as exports
 from analyzer.errors import ExportError
-from analyzer.export import check_formats, export, formats_for
+from analyzer.export import check_formats, export
 from analyzer.export.order import SOURCE
 from analyzer.export.source import source_bytes
-from analyzer.export.tools import TOOLS
+from analyzer.formats import TOOLS, own_format
 from analyzer.graph.slices import with_slices
 from analyzer.records import Edit, Setting
 from analyzer.targets import target_names
@@ -50,7 +50,8 @@ def test_every_format_has_its_tool_and_every_target_a_format():
     """The table of tools and that of writers have the same names; targets are known ones."""
     assert list(exports.FORMATS) == list(TOOLS)
     assert {target for tool in TOOLS.values() for target in tool.targets} == set(target_names())
-    assert formats_for("esp32s3") == ("esp-ppq",)
+    assert own_format("esp32s3") == "esp-ppq"
+    assert {own_format(target) for target in target_names()} <= set(TOOLS)
 
 
 def test_formats_are_read_from_one_text():

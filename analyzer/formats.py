@@ -95,10 +95,26 @@ TOOLS = {
 }
 
 
-def formats_for(target: str) -> tuple[str, ...]:
-    """Return the formats of the tools that a target imitates.
+# Target -> format that its own quantizer reads; others: a Q/DQ model.
+_OWN = {
+    "esp32": "esp-ppq",
+    "esp32s3": "esp-ppq",
+    "esp32p4": "esp-ppq",
+    "onnxruntime": "onnxruntime",
+    "openvino": "nncf",
+    "tensorrt": "tensorrt",
+    "tflite": "tflite",
+    "litert": "tflite",
+    "pytorch": "pytorch",
+    "pytorch-qnnpack": "pytorch",
+    "qnn": "qnn",
+}
 
-    >>> formats_for("openvino")
-    ('qdq', 'nncf')
+
+def own_format(target: str) -> str:
+    """Return the format to suggest for a target.
+
+    >>> own_format("openvino")
+    'nncf'
     """
-    return tuple(name for name, tool in TOOLS.items() if target in tool.targets)
+    return _OWN.get(target, "qdq")
