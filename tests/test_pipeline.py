@@ -62,7 +62,7 @@ def model(tmp_path):
 @pytest.fixture
 def config(tmp_path) -> Config:
     np.save(tmp_path / "data.npy", DATA)
-    return Config(calib=str(tmp_path / "data.npy"), threads=1)
+    return Config(calib=str(tmp_path / "data.npy"), threads=1, propose=False)
 
 
 def fake_quantize(values: np.ndarray, quantizer) -> np.ndarray:
@@ -174,9 +174,11 @@ def test_left_open_every_layer_sees_two_samples_or_more(model, config):
 def test_threads_change_nothing(model, config):
     """One thread and two give the same numbers."""
     path = model(DEEP)
-    one, two = (run(path, replace(config, threads=threads)) for threads in (1, 2))
+    with_plans = replace(config, propose=True)
+    one, two = (run(path, replace(with_plans, threads=threads)) for threads in (1, 2))
     assert one.layers == two.layers
     assert one.outputs == two.outputs
+    assert one.proposals == two.proposals
 
 
 def test_every_layer_with_a_quantizer_is_measured(model, config):
@@ -207,7 +209,7 @@ def test_stages_are_shown_in_order(model, config):
             yield step
             seen.append((name, done))
 
-    analysis = run(model(DEEP), replace(config, samples=3), progress=Watch())
+    analysis = run(model(DEEP), replace(config, samples=3, propose=True), progress=Watch())
     assert [name for name, _ in seen] == [*STAGES, *ADVICE]
     assert list(analysis.timing) == [*STAGES, *ADVICE]
     assert dict(seen)["simulate"] == 3

@@ -153,7 +153,7 @@ def test_planted_layer_ranks_first(twin: str, target: str):
     """The worst isolated row is a planted layer, at least twice as bad as any other layer."""
     truth = truth_of(twin)
     calib = str(SAMPLES / Path(truth["clean"]).stem)
-    config = resolve({"calib": calib, "target": target, "samples": 8})
+    config = resolve({"calib": calib, "target": target, "samples": 8, "propose": False})
     rows = {row.name: row.isolated_nsr for row in analyze(SAMPLES / f"{twin}.onnx", config).layers}
     planted = max(rows[name] or 0 for name in truth["layers"] if name in rows)
     others = max(nsr or 0 for name, nsr in rows.items() if name not in truth["layers"])
@@ -217,7 +217,7 @@ def test_samples_stay_small():
 def test_a_quantized_sample_is_read_as_onnxruntime_runs_it():
     """The error reported for `digits_dw_int8.onnx` is that of its outputs in onnxruntime."""
     data, quantized = SAMPLES / "digits_dw", SAMPLES / "digits_dw_int8.onnx"
-    config = resolve({"calib": str(data), "quantized": str(quantized), "samples": "8"})
+    config = resolve({"calib": str(data), "quantized": str(quantized), "samples": "8", "propose": False})
     analysis = run_quantized(SAMPLES / "digits_dw.onnx", quantized, config)
     picked = np.linspace(0, 63, 8).round().astype(int)
     samples = calibration("digits_dw")[picked]

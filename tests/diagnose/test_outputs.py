@@ -111,7 +111,7 @@ def test_a_perfect_output_whose_scores_are_all_zero(tmp_path, target):
     path.write_bytes(proto.SerializeToString())
     np.save(data, np.random.default_rng(0).random((6, 7, 8), np.float32))
     config = {"calib": str(data), "target": target, "calibration": "minmax"}
-    analysis = run(path, resolve(config))
+    analysis = run(path, resolve({**config, "propose": False}))
     (whole,) = (o for o in analysis.outputs if o.slice_of is None)
     (lost,) = (o for o in analysis.outputs if o.lost)
     assert whole.cosine > 0.999

@@ -15,7 +15,7 @@ COMMON = {"QA104", "QA109"}
 
 
 def analysed(model, options):
-    return run(model, resolve({**options, "samples": "4"}))
+    return run(model, resolve({**options, "samples": "4", "propose": False}))
 
 
 def right(case, analysis, finding):
