@@ -8,17 +8,19 @@ defaults, and refuses what it does not know.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analyzer.errors import ConfigError, nearest
+from analyzer.formats import FROM_ANALYSIS
 from analyzer.records import Granularity, Observer, Setting
 from analyzer.values import (
     Budget,
     Goal,
     joined_names,
+    parse_agreement,
     parse_budget,
     parse_choice,
     parse_count,
@@ -42,12 +44,15 @@ PREPROCESSING = (
     "layout", "antialias",
 )  # fmt: skip
 
+# What is asked of the numbers, not of the run that measures them.
+GATE = ("max_nsr", "min_agreement", "no_worse_than", "baseline")
 
 ENVIRONMENT = frozenset(
     f"QANALYZE_{name}"
     for name in (
         "CALIB EVAL CALIB_SAMPLES PRESET TARGET CALIBRATION PRECISION GRANULARITY SAMPLES LABELS "
-        "TASK METRIC THREADS BUDGET GOAL TIME_LIMIT LATENCY EXPORT MAX_NSR".split()
+        "TASK METRIC THREADS BUDGET GOAL TIME_LIMIT LATENCY EXPORT MAX_NSR MIN_AGREEMENT "
+        "NO_WORSE_THAN BASELINE".split()
     )
 )
 
@@ -82,6 +87,9 @@ class Config:
         latency: path of the user's own measurements, see `analyzer.propose.costs`.
         export: names of formats, see `analyzer.export`; ("all",): every one.
         max_nsr: gate: highest NSR allowed at any output.
+        min_agreement: gate: lowest value allowed for the first score against FP32.
+        no_worse_than: gate: path of an older analysis that no output may be worse than.
+        baseline: path of an older analysis to show the changes since.
         threads: how many cores to use; None: all of this process.
         seed: kept for provenance; nothing is random so far.
     """
@@ -110,6 +118,9 @@ class Config:
     latency: str | None = None
     export: tuple[str, ...] = ()
     max_nsr: float | None = None
+    min_agreement: float | None = None
+    no_worse_than: str | None = None
+    baseline: str | None = None
     threads: int | None = None
     seed: int = 0
 
@@ -119,13 +130,16 @@ class Config:
         return Setting(self.calibration, self.precision, self.dispatch, self.granularity)
 
 
-def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
+def resolve(
+    given: Mapping[str, Any], *, folder: Path = Path(), only: Collection[str] | None = None
+) -> Config:
     """Build the configuration of a run.
 
     Args:
         given: what flags and environment say, as text or numbers, by field name (preprocessing
             fields flat); None means not given.
         folder: where to look for pyproject.toml.
+        only: the keys of that file that matter; None: all of them.
 
     Raises:
         ConfigError: for an unknown key or a value that does not parse.
@@ -139,6 +153,8 @@ def resolve(given: Mapping[str, Any], *, folder: Path = Path()) -> Config:
             raise ConfigError(
                 f"There is no option {key!r}.", nearest(key, [*known, *PREPROCESSING])
             )
+    if only is not None:
+        return Config(**{key: _parse(key, merged[key]) for key in only if key in merged})
     if stated.get("quantized"):
         _check_alone(stated)
     parsed = {key: _parse(key, value) for key, value in merged.items()}
@@ -168,14 +184,16 @@ def _checked(config: Config, stated: Mapping[str, Any]) -> Config:
     """
     if config.quantized or not config.propose:
         other = "quantized" if config.quantized else "no_propose"
+        needing = {f for f in config.export if f not in FROM_ANALYSIS}
         for key in _ADVICE:
-            if key in stated:
+            if key in stated and (key != "export" or needing):
                 raise ConfigError(
                     f"{_flag(key)} needs proposals, which there are none of with {_flag(other)}.",
                     f"Leave out one of the two: {_flag(key)} or {_flag(other)}.",
                 )
         # what a file asks of every run does not concern one without proposals
-        return replace(config, propose=False, export=())
+        exports = tuple(name for name in config.export if name in FROM_ANALYSIS)
+        return replace(config, propose=False, export=exports)
     amount, unit = config.budget
     if unit == "ms" and config.latency is None:
         raise ConfigError(
@@ -239,6 +257,7 @@ _PARSERS: dict[str, Any] = {
     "task": lambda v: parse_choice(get_args(Task), v),
     "shapes": parse_shapes,
     "max_nsr": parse_share,
+    "min_agreement": parse_agreement,
     "propose": parse_truth,
     "budget": parse_budget,
     "goal": parse_goal,

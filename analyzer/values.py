@@ -33,6 +33,23 @@ def parse_share(text: object) -> float:
     return value
 
 
+def parse_agreement(text: object) -> float:
+    """Parse a share that is at most the whole: "99%" or 0.99.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    try:
+        value = parse_share(text)
+    except ConfigError:
+        value = math.inf
+    if value > 1:
+        raise ConfigError(
+            f"{str(text)!r} is no agreement.", "Expected a share up to 100%, such as 99% or 0.99."
+        )
+    return value
+
+
 def parse_budget(text: object) -> Budget:
     """Parse a share of the multiply-accumulates, or a time: "5%", 0.05 or "12ms".
 

@@ -211,6 +211,44 @@ def test_gate_fails_for_one_of_two_targets(qanalyze):
     assert len([line for line in ran.err.splitlines() if line.startswith("Gate failed")]) == 2
 
 
+def test_gate_on_agreement(qanalyze):
+    """Four samples agree fully or not; where no task is known the gate cannot hold."""
+    ran = qanalyze("--min-agreement", "100%", "--task", "none")
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("Gate failed: no agreement with FP32 was measured for esp32p4")
+    assert qanalyze("--min-agreement", "0%", "--task", "classification").code == 0
+    assert qanalyze("--min-agreement", "99").code == 2
+
+
+def test_baseline_of_a_run(qanalyze):
+    """The last run of a model is a baseline, although the run writes over it."""
+    old = "reports/tiny.esp32p4/analysis.json"
+    assert qanalyze("-q").code == 0
+    ran = qanalyze("--baseline", old, "--no-worse-than", old)
+    assert ran.code == 0
+    assert ran.out.splitlines()[1].startswith("Baseline: tiny.onnx · ")
+    assert any(line.startswith("Output y: NSR ") and line.endswith(", unchanged")
+               for line in ran.out.splitlines())  # fmt: skip
+    page = Path("reports/tiny.esp32p4/report.html").read_text(encoding="utf-8")
+    assert "Compared with the baseline" in page
+    assert qanalyze("--precision", "int16", "-q", "--out", "fine").code == 0
+    ran = qanalyze("--no-worse-than", "fine/analysis.json")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].endswith("in fine/analysis.json.")
+
+
+def test_old_analyses_are_read_first(qanalyze, monkeypatch):
+    """A path that leads nowhere costs no run, and several targets have no single baseline."""
+    monkeypatch.setattr(command, "run_targets", None)
+    ran = qanalyze("--no-worse-than", "nowhere.json")
+    assert ran.code == 2
+    assert "nowhere.json" in ran.err
+    ran = qanalyze("--baseline", "old.json", "--target", "esp32p4,onnxruntime")
+    assert ran.code == 2
+    assert "--baseline is one analysis of one target, and several targets are asked" in ran.err
+
+
 def test_several_targets_are_compared(qanalyze):
     """One row per target and one column per target for the layers, in every format."""
     both = ["--target", "onnxruntime,esp32p4"]

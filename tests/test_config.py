@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.config import Config, check_environment, resolve
+from analyzer.config import GATE, Config, check_environment, resolve
 from analyzer.errors import ConfigError
 from analyzer.values import (
     parse_budget,
@@ -54,6 +54,7 @@ def test_every_field_parses(tmp_path):
         "preset": "yolo", "max_nsr": "0.5", "threads": "2", "seed": "0", "size": "8x8",
         "mean": "0.5", "budget": "12ms", "latency": "t.csv", "goal": "top-1=98%",
         "time_limit": "2m", "export": "qdq,esp-ppq, qdq", "propose": True,
+        "min_agreement": "99%", "no_worse_than": "old.json", "baseline": "a.json",
     }  # fmt: skip
     assert resolve(given, folder=tmp_path) == Config(
         calib="a", eval="b", target="esp32p4,onnxruntime", calib_samples=16, samples=4,
@@ -61,7 +62,8 @@ def test_every_field_parses(tmp_path):
         labels="l.csv", task="detection", metric="m:f", preset="yolo",
         preprocessing={"size": "8x8", "mean": "0.5"}, max_nsr=0.5, threads=2, seed=0,
         budget=(12.0, "ms"), latency="t.csv", goal=("top-1", 0.98), time_limit=120.0,
-        export=("qdq", "esp-ppq"), propose=True,
+        export=("qdq", "esp-ppq"), propose=True, min_agreement=0.99, no_worse_than="old.json",
+        baseline="a.json",
     )  # fmt: skip
 
 
@@ -100,6 +102,8 @@ def test_targets_and_shapes_may_be_toml_values(written):
         ({"threads": "-1"}, "threads: '-1' is no count"),
         ({"seed": "x"}, "seed: 'x' is no seed"),
         ({"max_nsr": "ten"}, "max_nsr: 'ten' is no share"),
+        ({"min_agreement": "99"}, "min_agreement: '99' is no agreement. Expected a share up to"),
+        ({"min_agreement": "most"}, "min_agreement: 'most' is no agreement"),
         ({"shapes": ["x"]}, "shapes: 'x' is no shape"),
         ({"calib": ["a", "b"]}, r"calib is \['a', 'b'\], expected one value"),
         ({"budget": "5"}, "budget: '5' is no budget. Expected a share .* or a time such as 12ms"),
@@ -115,6 +119,7 @@ def test_targets_and_shapes_may_be_toml_values(written):
         ({"export": "qdq", "propose": False}, "--export needs proposals.* with --no-propose"),
         ({"goal": "1%", "propose": False}, "--goal needs proposals"),
         ({"export": "qdq", "quantized": "q.onnx"}, "--export needs .* none of with --quantized"),
+        ({"export": "model-explorer,qdq", "propose": False}, "--export needs proposals"),
     ],
 )
 def test_what_does_not_parse_is_refused(tmp_path, given, message):
@@ -284,3 +289,20 @@ def test_a_file_that_asks_for_exports_does_not_stand_in_the_way(written):
     for stated in ({"propose": False}, {"quantized": "q.onnx"}):
         config = resolve(stated, folder=folder)
         assert (config.propose, config.export, config.time_limit) == (False, (), 60.0)
+
+
+def test_only_some_keys_of_the_file_matter(written):
+    """What is asked of the numbers holds without what is asked of the run; typos stay errors."""
+    folder = written('[tool.qanalyze]\ntarget = "x"\nbudget = "3ms"\nmin-agreement = "99%"\n')
+    assert resolve({"baseline": "b"}, folder=folder, only=GATE) == Config(
+        min_agreement=0.99, baseline="b"
+    )
+    with pytest.raises(ConfigError, match="There is no option 'targte'"):
+        resolve({}, folder=written("[tool.qanalyze]\ntargte = 1\n"), only=GATE)
+
+
+@pytest.mark.parametrize("without", [{"propose": False}, {"quantized": "q.onnx"}])
+def test_what_was_measured_is_exported_without_proposals(tmp_path, without):
+    """Model Explorer shows errors, not a plan."""
+    config = resolve({"export": "model-explorer", **without}, folder=tmp_path)
+    assert config.export == ("model-explorer",)

@@ -16,6 +16,8 @@ from analyzer.cli import options
 from analyzer.cli.output import Format, say
 from analyzer.errors import QAnalyzeError, nearest
 
+# parameters that every kind of MODEL has a use for
+_SHOWN = frozenset(("model", "out", "format_", "show_all", "quiet", "verbose"))
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
@@ -69,6 +71,7 @@ def _usage(error: Exception, message: str) -> tuple[str, str]:
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def analyze(
+    context: typer.Context,
     model: options.Model,
     calib: options.Calib = None,
     eval_: options.Eval = None,
@@ -105,6 +108,9 @@ def analyze(
     export: options.Export = None,
     no_propose: options.NoPropose = False,
     max_nsr: options.MaxNsr = None,
+    min_agreement: options.MinAgreement = None,
+    no_worse_than: options.NoWorseThan = None,
+    baseline: options.Baseline = None,
     out: options.Out = None,
     format_: options.Stdout = Format.TABLE,
     show_all: options.ShowAll = False,
@@ -116,7 +122,8 @@ def analyze(
 ) -> int:
     """Tell where INT8 noise in MODEL comes from, and what helps against it.
 
-    Writes report.html, analysis.json, layers.csv, sources.csv and proposals.csv into --out.
+    Writes report.html, analysis.json, layers.csv, sources.csv and proposals.csv into --out; an
+    analysis.json in place of MODEL is rendered again.
     """
     given = {
         "calib": calib, "eval": eval_, "shapes": shape or None, "calib_samples": calib_samples,
@@ -126,10 +133,30 @@ def analyze(
         "quantized": quantized, "calibration": calibration, "precision": precision,
         "dispatch": dispatch or None, "granularity": granularity, "samples": samples,
         "slices": slice_ or None, "labels": labels, "task": task, "metric": metric,
-        "threads": threads, "max_nsr": max_nsr, "budget": budget, "goal": goal,
+        "threads": threads, "max_nsr": max_nsr, "min_agreement": min_agreement,
+        "no_worse_than": no_worse_than, "baseline": baseline, "budget": budget, "goal": goal,
         "time_limit": time_limit, "latency": latency, "export": export,
         "propose": False if no_propose else None,
     }  # fmt: skip
+    shown = {"show_all": show_all, "quiet": quiet, "verbose": verbose}
+    if model.suffix.lower() == ".json":
+        from analyzer.cli.rerender import rerender
+
+        return rerender(model, given, _flags(context), out, format_, **shown)
     from analyzer.cli.run import run
 
-    return run(model, given, out, format_, show_all=show_all, quiet=quiet, verbose=verbose)
+    return run(model, given, out, format_, **shown)
+
+
+def _flags(context: typer.Context) -> list[str]:
+    """Return the options that say what to do and stand on the command line itself."""
+    return [
+        f"--{name.rstrip('_').replace('_', '-')}"
+        for name in context.params
+        if name not in _SHOWN and _source(context, name) == "COMMANDLINE"
+    ]
+
+
+def _source(context: typer.Context, name: str) -> str:
+    found = context.get_parameter_source(name)
+    return "" if found is None else found.name

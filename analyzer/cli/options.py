@@ -16,7 +16,11 @@ MEASURING, ADVICE, GATE, OUTPUT, INFO = "Measuring", "Advice", "Gate", "Output",
 
 Model = Annotated[
     Path,
-    typer.Argument(help="FP32 (or FP16) ONNX model.", show_default=False, metavar="MODEL"),
+    typer.Argument(
+        help="FP32 (or FP16) ONNX model; or an analysis.json, to render its reports again.",
+        show_default=False,
+        metavar="MODEL",
+    ),
 ]
 Calib = Annotated[
     str | None,
@@ -297,6 +301,34 @@ MaxNsr = Annotated[
         envvar="QANALYZE_MAX_NSR",
         metavar="SHARE",
         rich_help_panel=GATE,
+    ),
+]
+MinAgreement = Annotated[
+    str | None,
+    typer.Option(
+        help="Exit with 1 when the first score against FP32 is below this, like 99%.",
+        envvar="QANALYZE_MIN_AGREEMENT",
+        metavar="SHARE",
+        rich_help_panel=GATE,
+    ),
+]
+NoWorseThan = Annotated[
+    str | None,
+    typer.Option(
+        help="Exit with 1 when an output has more than 1 % more NSR than in this analysis, or a "
+        "score is more than 0.001 lower.",
+        envvar="QANALYZE_NO_WORSE_THAN",
+        metavar="ANALYSIS.json",
+        rich_help_panel=GATE,
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        help="Show what got better or worse since this analysis.",
+        envvar="QANALYZE_BASELINE",
+        metavar="ANALYSIS.json",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Out = Annotated[

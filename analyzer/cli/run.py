@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from analyzer.cli.output import Format, compare, say, show
+from analyzer.cli.gate import failures, read_old
+from analyzer.cli.output import Format, compare, say, say_timing, show
 from analyzer.config import Config, check_environment, resolve
 from analyzer.errors import ConfigError, StoreError, TargetError, nearest
 from analyzer.pipeline import Outcome, label, run_quantized, run_targets
-from analyzer.records import Analysis
 from analyzer.report.comparison import Comparison
 from analyzer.report.files import EXPORT, write_reports
 from analyzer.report.progress import Progress
@@ -54,6 +54,7 @@ def run(
     config = replace(config, export=_formats(config))
     _check_latency(config)
     several = len(names) > 1
+    old = read_old(config, several=several)
     folders = {name: _folder(out, model, name, of_several=several) for name in names}
     for folder in folders.values():
         _check_folder(folder)
@@ -62,7 +63,7 @@ def run(
     reports, exports = {}, {}
     for analysis in outcome.analyses:
         target = analysis.provenance.target
-        written = write_reports(analysis, folders[target], files.get(target))
+        written = write_reports(analysis, folders[target], files.get(target), old.on_page)
         reports[target] = written["report.html"]
         if files.get(target):
             exports[target] = folders[target] / EXPORT
@@ -73,14 +74,14 @@ def run(
     else:
         (analysis,), (report,) = outcome.analyses, reports.values()
         export = next(iter(exports.values()), None)
-        show(analysis, format_, report, export, show_all=show_all, quiet=quiet)
+        show(
+            analysis, format_, report, export, report.with_name("analysis.json"), old.baseline,
+            show_all=show_all, quiet=quiet,
+        )  # fmt: skip
     say(*_not_exported(config, outcome, exports))
     if verbose:
-        last = outcome.analyses[-1]
-        for stage, seconds in last.timing.items():
-            say(f"{stage:<12}{seconds:8.2f} s")
-        say(f"{'peak memory':<12}{last.peak_rss_bytes / 1e6:8.0f} MB")
-    failed = [line for a in outcome.analyses if (line := _gate(a, config.max_nsr))]
+        say_timing(outcome.analyses[-1])
+    failed = [line for analysis in outcome.analyses for line in failures(analysis, config, old)]
     say(*failed)
     return 1 if failed else 0
 
@@ -89,8 +90,7 @@ def _outcome(model: Path, config: Config, names: list[str], progress: Progress) 
     command = shlex.join(["qanalyze", *sys.argv[1:]])
     if config.quantized:
         quantized = Path(config.quantized)
-        found = run_quantized(model, quantized, config, progress=progress, command=command)
-        return Outcome((found,), {})
+        return run_quantized(model, quantized, config, progress=progress, command=command)
     every = config.target == ALL
     outcome = run_targets(
         model, config, names, progress=progress, command=command, leave_out_unfit=every
@@ -146,17 +146,6 @@ def _names(model: Path, config: Config) -> list[str]:
             known = [*target_names(), ALL]
             raise ConfigError(f"There is no target {name!r}.", nearest(name, known))
     return names
-
-
-def _gate(analysis: Analysis, max_nsr: float | None) -> str | None:
-    """Say in one line why an analysis fails the gate, if it does."""
-    worst = analysis.worst_output
-    if max_nsr is None or worst.nsr <= max_nsr:
-        return None
-    return (
-        f"Gate failed: output {worst.name!r} has an NSR of {worst.nsr:.3%} for "
-        f"{analysis.provenance.target}, above --max-nsr {max_nsr:.3%}."
-    )
 
 
 def _folder(out: Path | None, model: Path, target: str, *, of_several: bool) -> Path:

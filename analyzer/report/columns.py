@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _GAP = "   "
-_SHORTEST_NAME = 28  # below that, columns leave before the name is cut further
-_SHORTEST_TEXT = 24  # of a column that fills the line
+_SHORTEST_NAME = 36  # below that, columns leave before the name is cut further
+_SHORTEST_TEXT = 36  # of a column that fills the line
 _ALIGNED = 60  # off a terminal, a longer name stands out of its column and stays whole
 # From these NSRs on a number is coloured; the number itself always says the same.
 _BAD, _POOR = 0.1, 0.01
+_LABEL = 9  # columns of the word before a line
+_UNITS, _GLUE = ("%", "dB"), "\ue000"  # glue: of no script, so it is in no name
+_NARROW = 40  # terminals below that get lines as they are
 
 Row = TypeVar("Row")
 
@@ -109,3 +112,52 @@ def print_line(console: Console, text: Text) -> None:
         safe = text.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
         text = Text(safe)
     console.print(text, soft_wrap=True)
+
+
+def print_wrapped(console: Console, text: Text, indent: int = 0) -> None:
+    """Print a line; a terminal breaks it at words, what follows indented."""
+    if not console.is_terminal or console.width < _NARROW or text.cell_len <= console.width:
+        print_line(console, text)
+        return
+    text = text.copy()
+    for unit in _UNITS:  # a number and its unit are one word
+        text.plain = text.plain.replace(f" {unit}", f"{_GLUE}{unit}")
+    head = text[:indent]
+    for place, line in enumerate(text[indent:].wrap(console, console.width - indent)):
+        line.plain = line.plain.replace(_GLUE, " ")
+        line.rstrip()
+        print_line(console, (head if place == 0 else _blank(indent)) + line)
+
+
+def _blank(width: int) -> Text:
+    from rich.text import Text
+
+    return Text(" " * width)
+
+
+def print_labelled(
+    console: Console,
+    label: str,
+    line: str,
+    *,
+    style: str = "",
+    of_line: str = "",
+    wrap: bool = True,
+) -> None:
+    """Print a word and what it is about.
+
+    Args:
+        console: where to print.
+        label: the word, padded to one width.
+        line: the text.
+        style: of the word.
+        of_line: style of the text.
+        wrap: break it at words on a terminal; False: it is to be copied as a whole.
+    """
+    from rich.text import Text
+
+    text = Text.assemble((f"{label:<{_LABEL}}", style), (line, of_line))
+    if wrap:
+        print_wrapped(console, text, _LABEL)
+    else:
+        print_line(console, text)

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from analyzer.records import Analysis, Proposal
 from analyzer.report import advice, markdown, tables, wording
-from analyzer.report.columns import Column, Row, print_line, print_rows
+from analyzer.report.columns import (
+    Column,
+    Row,
+    print_labelled,
+    print_line,
+    print_rows,
+    print_wrapped,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,13 +112,13 @@ def render_comparison(
     if quiet:
         for analysis in analyses:
             line = f"{name_of(analysis)}: {wording.verdict(analysis)}"
-            print_line(console, Text(tables.printable(line), style="bold"))
+            print_wrapped(console, Text(tables.printable(line), style="bold"))
         return
     if analyses:
         head = wording.headline(analyses[0])
         head[2] = tables.plural(len(analyses), "target")
         del head[1]
-        print_line(console, Text(" · ".join(head), style="bold"))
+        print_wrapped(console, Text(" · ".join(head), style="bold"))
         print_line(console, Text())
         print_rows(console, _target_columns(analyses), analyses)
         print_line(console, Text())
@@ -123,12 +130,13 @@ def render_comparison(
             print_line(console, Text(f"… {rest} · --all shows every layer", style="dim"))
         print_line(console, Text())
     for target, reason in comparison.refused.items():
-        line = tables.printable(f"{target}: {reason}")
-        print_line(console, Text.assemble(("Left out ", "yellow"), line))
+        print_labelled(
+            console, "Left out ", tables.printable(f"{target}: {reason}"), style="yellow"
+        )
     for analysis in analyses:
         for label, paths in (("Report", comparison.reports), ("Export", comparison.exports)):
             if (path := paths.get(name_of(analysis))) is not None:
-                print_line(console, Text(f"{label:<9}{tables.printable(str(path))}"))
+                print_labelled(console, label, tables.printable(str(path)), wrap=False)
 
 
 def render_comparison_markdown(comparison: Comparison) -> str:

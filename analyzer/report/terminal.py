@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analyzer.records import Analysis, LayerError, OutputError, Proposal
 from analyzer.report import advice, ledger, tables, wording
-from analyzer.report.columns import Column, print_line, print_rows
+from analyzer.report.columns import Column, print_labelled, print_line, print_rows, print_wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,9 +48,9 @@ def render_terminal(
 
     verdict = Text(wording.verdict(analysis), style="bold")
     if quiet:
-        print_line(console, verdict)
+        print_wrapped(console, verdict)
         return
-    print_line(console, Text(" · ".join(wording.headline(analysis)), style="bold"))
+    print_wrapped(console, Text(" · ".join(wording.headline(analysis)), style="bold"))
     print_line(console, Text())
     _print_layers(analysis, console, len(analysis.layers) if show_all else max(limit, 0))
     outputs = ledger.in_families(analysis.outputs)
@@ -58,15 +58,15 @@ def render_terminal(
     print_line(console, Text())
     _print_contributors(analysis, console, show_all=show_all)
     for warning in analysis.warnings:
-        _print_labelled(console, "Note", tables.printable(warning), style="yellow")
+        print_labelled(console, "Note", tables.printable(warning), style="yellow")
     _print_findings(analysis, console, show_all=show_all)
     _print_proposals(analysis, console, show_all=show_all)
     if answer := wording.answer(analysis.task):
-        _print_labelled(console, "Answer", answer)
-    print_line(console, verdict)
+        print_labelled(console, "Answer", answer)
+    print_wrapped(console, verdict)
     for label, value in (("Report", report), ("Export", export), ("Next", next_command)):
         if value is not None:
-            _print_labelled(console, label, tables.printable(str(value)))
+            print_labelled(console, label, tables.printable(str(value)), wrap=False)
 
 
 def _print_layers(analysis: Analysis, console: Console, limit: int) -> None:
@@ -189,7 +189,7 @@ def _print_interactions(
     for output in outputs:
         for found in ledger.interactions(analysis, output)[:limit]:
             where = "" if limit else f"{tables.printable(output)}: "
-            _print_labelled(console, "Together", where + wording.interaction(found, titles))
+            print_labelled(console, "Together", where + wording.interaction(found, titles))
             printed = True
     if printed:
         print_line(console, Text())
@@ -200,11 +200,11 @@ def _print_findings(analysis: Analysis, console: Console, *, show_all: bool) -> 
     # one line that says "1 more" would be as long as the line it hides
     shown = lines if show_all or len(lines) <= _FINDINGS + 1 else lines[:_FINDINGS]
     for code, line in shown:
-        _print_labelled(console, tables.printable(code), line, style="yellow")
+        print_labelled(console, tables.printable(code), line, style="yellow")
     if rest := lines[len(shown) :]:
         codes = ", ".join(dict.fromkeys(tables.printable(code) for code, _ in rest))
         more = f"… {tables.plural(len(rest), 'more finding')} ({codes}) · --all shows them"
-        _print_labelled(console, "", more, style="dim", of_line="dim")
+        print_labelled(console, "", more, style="dim", of_line="dim")
 
 
 def _print_proposals(analysis: Analysis, console: Console, *, show_all: bool) -> None:
@@ -213,7 +213,7 @@ def _print_proposals(analysis: Analysis, console: Console, *, show_all: bool) ->
 
     front = advice.front(analysis)
     every = [*front, *advice.others(analysis)]
-    shown = every if show_all else _chosen(front)
+    shown = every if show_all else wording.few(front, _PROPOSALS)
     if shown:
         print_line(console, Text())
         print_rows(console, _proposal_columns(analysis, shown), shown)
@@ -225,22 +225,12 @@ def _print_proposals(analysis: Analysis, console: Console, *, show_all: bool) ->
         print_line(console, Text())
     best, free = advice.recommended(analysis), advice.free(analysis)
     if best is not None:
-        _print_labelled(console, "Advice", advice.reason(best), style="green")
+        print_labelled(console, "Advice", advice.reason(best), style="green")
+        print_labelled(console, "Change", advice.in_words(best), style="green")
     elif analysis.attempts and (line := advice.silence(analysis)):
-        _print_labelled(console, "Advice", line)
+        print_labelled(console, "Advice", line)
     if free is not None and free is not best:
-        _print_labelled(console, "Free", advice.brings(free), style="green")
-
-
-def _chosen(front: Sequence[Proposal]) -> Sequence[Proposal]:
-    """Return a few of many plans: the recommended one, and those that leave the least noise."""
-    if len(front) <= _PROPOSALS:
-        return front
-    by_noise = sorted(
-        front, key=lambda p: (not p.recommended, not advice.is_free(p.costs), p.left)
-    )
-    kept = {id(p) for p in by_noise[:_PROPOSALS]}
-    return [p for p in front if id(p) in kept]
+        print_labelled(console, "Free", advice.brings(free), style="green")
 
 
 def _proposal_columns(analysis: Analysis, plans: Sequence[Proposal]) -> list[Column[Proposal]]:
@@ -249,16 +239,16 @@ def _proposal_columns(analysis: Analysis, plans: Sequence[Proposal]) -> list[Col
     title = tables.shorten(tables.printable(score), _OUTPUT)
     columns: list[Column[Proposal]] = [
         Column("proposal", _proposal_name, is_text=True),
-        Column("MACs moved", lambda p: tables.percent(p.costs.macs), drop=6),
-        Column("time", lambda p: advice.times(p.costs.time), drop=2),
-        Column("ms", lambda p: tables.number(p.costs.milliseconds), drop=3),
-        Column("worst NSR", lambda p: _moved(analysis, p), drop=5,
+        Column("MACs moved", lambda p: tables.percent(p.costs.macs), drop=7),
+        Column("time", lambda p: advice.times(p.costs.time), drop=3),
+        Column("ms", lambda p: tables.number(p.costs.milliseconds), drop=4),
+        Column("worst NSR", lambda p: _moved(analysis, p), drop=6,
                nsr=lambda p: advice.worst(p.outputs_after, analysis)),
-        Column("predicted", lambda p: tables.remainder(p.predicted), drop=1),
+        Column("predicted", lambda p: tables.remainder(p.predicted), drop=2),
         Column("noise left", lambda p: tables.remainder(p.left)),
         Column(title, lambda p: _scored(score, p),
-               drop=4),
-        Column("changes", advice.in_words, drop=7, is_text=True, fills=True),
+               drop=5),
+        Column("changes", advice.in_words, drop=1, is_text=True, fills=True),
     ]  # fmt: skip
     empty = {
         "time": all(p.costs.time == 1 for p in plans),
@@ -282,11 +272,3 @@ def _scored(name: str, proposal: Proposal) -> str:
 def _moved(analysis: Analysis, proposal: Proposal) -> str:
     before, after = proposal.outputs_before, proposal.outputs_after
     return advice.moved(advice.worst(before, analysis), advice.worst(after, analysis))
-
-
-def _print_labelled(
-    console: Console, label: str, line: str, *, style: str = "", of_line: str = ""
-) -> None:
-    from rich.text import Text
-
-    print_line(console, Text.assemble((f"{label:<9}", style), (line, of_line)))

@@ -16,9 +16,10 @@ from analyzer.records import (
     Interaction,
     LayerError,
     OutputError,
+    Proposal,
     TaskScore,
 )
-from analyzer.report import ledger
+from analyzer.report import advice, ledger
 from analyzer.report.tables import (
     cosine,
     decibel,
@@ -261,3 +262,14 @@ def mostly(layer: LayerError) -> str:
     kinds = {k: layer.parts[k] for k in KINDS if k in layer.parts}
     largest = [max(of.items(), key=lambda item: item[1]) for of in (origins, kinds) if of]
     return ", ".join(f"{name} {share(part)}" for name, part in largest)
+
+
+def few(front: Sequence[Proposal], count: int) -> Sequence[Proposal]:
+    """Return a few of many plans: the recommended one, and those that leave the least noise."""
+    if len(front) <= count:
+        return front
+    by_noise = sorted(
+        front, key=lambda p: (not p.recommended, not advice.is_free(p.costs), p.left)
+    )
+    kept = {id(p) for p in by_noise[:count]}
+    return [p for p in front if id(p) in kept]

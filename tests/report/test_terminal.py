@@ -143,11 +143,12 @@ def test_proposals(advised: Analysis) -> None:
         ["… 1 more proposal · --all shows them"],
     ]  # fmt: skip
     script = "</script><img src=x onerror=alert(1)>"
-    assert lines[start + 6 : start + 8] == [
+    assert lines[start + 6 : start + 9] == [
         f"Advice   plan 2: The least noise within the budget of {script} (4 samples)",
+        "Change   calibration /head[red]/Conv[/head]; int16 at </script><img…rror=alert(1)> +4",
         "Free     plan 1: calibration /head[red]/Conv[/head]; 40 % of the output noise is left",
     ]
-    assert lines[start + 8].startswith("Answer ")
+    assert lines[start + 9].startswith("Answer ")
     assert lines[-2:] == ["Export   r/export", "Next     qanalyze a"]
     every = printed(advised, show_all=True)
     assert cells(next(line for line in every if line.startswith("  worse")))[3:5] == [
@@ -271,3 +272,20 @@ def test_consoles_without_unicode_get_escapes(analysis: Analysis) -> None:
     render_terminal(analysis, console=Console(file=stream), show_all=True)
     stream.flush()
     assert rb"/\u0637\u0628\u0642\u0629/Conv" in raw.getvalue()
+
+
+def test_sentences_wrap_at_words_on_a_terminal(advised: Analysis) -> None:
+    """Indented below their text, a number with its unit; what is to be copied stays whole."""
+    command = "qanalyze " + "/path" * 30
+    lines = [line.rstrip() for line in printed(advised, width=60, next_command=command)]
+    assert lines[-1] == f"Next     {command}"
+    start = next(i for i, line in enumerate(lines) if line.startswith("QA203"))
+    sentence = [lines[start]]
+    while lines[start + len(sentence)].startswith(" "):
+        sentence.append(lines[start + len(sentence)])
+    assert len(sentence) > 1
+    assert all(line.startswith(" " * 9) for line in sentence[1:])
+    assert max(map(cell_len, lines[:-1])) <= 60
+    whole = next(line for line in printed(advised) if line.startswith("QA203"))
+    assert " ".join(line.strip() for line in sentence).split() == whole.split()
+    assert not any(line.strip().startswith("%") for line in lines)
