@@ -5,6 +5,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Target -> format that its own quantizer reads; others: a Q/DQ model.
+_OWN = {
+    "esp32": "esp-ppq",
+    "esp32s3": "esp-ppq",
+    "esp32p4": "esp-ppq",
+    "onnxruntime": "onnxruntime",
+    "openvino": "nncf",
+    "tensorrt": "tensorrt",
+    "tflite": "tflite",
+    "litert": "tflite",
+    "pytorch": "pytorch",
+    "pytorch-qnnpack": "pytorch",
+    "qnn": "qnn",
+}
+
 _ESP = ("esp32p4", "esp32s3", "esp32")
 _TORCH = ("pytorch", "pytorch-qnnpack")
 _TFLITE = ("tflite", "litert")
@@ -92,23 +107,18 @@ TOOLS = {
         (),
         "config.py builds the QConfig of the plan and quantizes with it.",
     ),
+    "model-explorer": Tool(
+        "Model Explorer",
+        tuple(_OWN),  # it shows what was measured, whatever the rules
+        "Node data for your own model file, of the analysis, not of a plan: model-explorer "
+        "MODEL.onnx --extensions=model_explorer_onnx --node_data_paths=graphwise.json,"
+        "isolated.json",
+    ),
 }
 
-
-# Target -> format that its own quantizer reads; others: a Q/DQ model.
-_OWN = {
-    "esp32": "esp-ppq",
-    "esp32s3": "esp-ppq",
-    "esp32p4": "esp-ppq",
-    "onnxruntime": "onnxruntime",
-    "openvino": "nncf",
-    "tensorrt": "tensorrt",
-    "tflite": "tflite",
-    "litert": "tflite",
-    "pytorch": "pytorch",
-    "pytorch-qnnpack": "pytorch",
-    "qnn": "qnn",
-}
+# Formats that tell nothing but what was measured: they need no plan, and no runtime.
+# Name -> function from an `Analysis` to texts by their paths below the export folder.
+FROM_ANALYSIS = {"model-explorer": "analyzer.node_data:node_data"}
 
 
 def own_format(target: str) -> str:

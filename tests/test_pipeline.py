@@ -305,3 +305,12 @@ def test_an_input_that_is_an_output_carries_no_noise(model, config):
     plain, found = (run(model(t), replace(config, samples=8)) for t in (DEEP, text))
     assert found.outputs == plain.outputs
     assert found.layers == plain.layers
+
+
+def test_model_explorer_needs_no_proposals(model, config):
+    """What was measured is written without a plan, at the nodes of the user's file."""
+    wanted = replace(config, export=("model-explorer",))
+    outcome = run_targets(model(DEEP), wanted, ["onnxruntime"])
+    (files,) = outcome.exports.values()
+    assert "model-explorer/isolated.json" in files
+    assert not outcome.analyses[0].proposals

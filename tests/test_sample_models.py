@@ -217,8 +217,8 @@ def test_samples_stay_small():
 def test_a_quantized_sample_is_read_as_onnxruntime_runs_it():
     """The error reported for `digits_dw_int8.onnx` is that of its outputs in onnxruntime."""
     data, quantized = SAMPLES / "digits_dw", SAMPLES / "digits_dw_int8.onnx"
-    config = resolve({"calib": str(data), "quantized": str(quantized), "samples": "8", "propose": False})
-    analysis = run_quantized(SAMPLES / "digits_dw.onnx", quantized, config)
+    config = resolve({"calib": str(data), "quantized": str(quantized), "samples": "8"})
+    (analysis,) = run_quantized(SAMPLES / "digits_dw.onnx", quantized, config).analyses
     picked = np.linspace(0, 63, 8).round().astype(int)
     samples = calibration("digits_dw")[picked]
     plain = run(onnx.load(SAMPLES / "digits_dw.onnx"), samples).astype(np.float64)

@@ -8,11 +8,13 @@ is for.  Beside them stand `README.txt`, `names.csv`, and the FP32 model where a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from analyzer.errors import ExportError, nearest
 from analyzer.export import (
     aimet,
     esp_ppq,
+    model_explorer,
     modelopt,
     nncf,
     onnxruntime,
@@ -29,9 +31,10 @@ from analyzer.export.names import names_csv, reads
 from analyzer.export.order import SOURCE, Files, Order
 from analyzer.export.readme import readme
 from analyzer.export.source import source_bytes
-from analyzer.formats import TOOLS, own_format
+from analyzer.formats import FROM_ANALYSIS, TOOLS, own_format
+from analyzer.records import Analysis
 
-__all__ = ["ALL", "FORMATS", "check_formats", "export", "own_texts", "texts"]
+__all__ = ["ALL", "FORMATS", "check_formats", "export", "measured", "own_texts", "texts"]
 
 ALL = "all"
 _SHORT = 20_000  # characters of a file
@@ -49,6 +52,7 @@ FORMATS: dict[str, Callable[[Order], Files]] = {
     "tpu-mlir": tpu_mlir.write,
     "modelopt": modelopt.write,
     "quark": quark.write,
+    "model-explorer": model_explorer.write,
 }
 
 
@@ -103,12 +107,26 @@ def export(order: Order, names: Sequence[str]) -> dict[str, str | bytes]:
     return {"README.txt": readme(order, paths, tuple(beside), refused), **beside, **files}
 
 
+def measured(analysis: Analysis, original: Path, names: Sequence[str]) -> Files:
+    """Write those of the formats that tell what was measured, and need no plan.
+
+    Args:
+        analysis: with or without proposals.
+        original: the user's own file.
+        names: of formats, see `check_formats`.
+    """
+    wanted = [name for name in FROM_ANALYSIS if name in names or ALL in names]
+    return model_explorer.files_of(analysis, original) if wanted else {}
+
+
 def texts(files: Files) -> dict[str, str]:
-    """Return what of an export a report can show: texts that are short enough to be copied."""
+    """Return what of an export a report can show: texts that are short enough to be copied.
+
+    Of a file that is not its path stands there, with an empty text.
+    """
     return {
-        path: content
+        path: content if isinstance(content, str) and len(content) <= _SHORT else ""
         for path, content in files.items()
-        if isinstance(content, str) and len(content) <= _SHORT
     }
 
 

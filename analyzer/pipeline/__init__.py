@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analyzer.config import Config
+from analyzer.export import measured
 from analyzer.pipeline.advise import advise
 from analyzer.pipeline.explain import explain
 from analyzer.pipeline.stages import Job, Progress, Run, grouped, label
@@ -92,7 +93,7 @@ def run_quantized(
     *,
     progress: Progress | None = None,
     command: str = "",
-) -> Analysis:
+) -> Outcome:
     """Analyse a model that somebody's quantizer made.
 
     Args:
@@ -107,8 +108,8 @@ def run_quantized(
     """
     with ExitStack() as stack:
         going = Run(path, config, progress, command, stack)
-        ((analysis, _),) = _measured(going, [going.read(quantized)])
-    return analysis
+        ((analysis, files),) = _measured(going, [going.read(quantized)])
+    return Outcome((analysis,), {}, {analysis.provenance.target: files} if files else {})
 
 
 def _measured(
@@ -118,7 +119,7 @@ def _measured(
     for job, simulation, scores in going.simulate(going.slice(jobs)):
         analysis, visits = explain(going, job, simulation, scores)
         if job.target is None or not going.config.propose:
-            yield analysis, {}
+            yield analysis, measured(analysis, going.path, going.config.export)
         else:
             yield advise(going, job, analysis, visits)
 

@@ -23,6 +23,11 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "nncf": ("nncf==3.4.* openvino onnx onnxruntime",),
     "modelopt": ("torch==2.13.0", "nvidia-modelopt[onnx]==0.47.*"),
     "ai-edge-quantizer": ("ai-edge-quantizer==0.10.*",),
+    # the adapter and the classes it is made of, without those for other formats (500 MB)
+    "model-explorer": (
+        "onnx onnx-ir numpy flask ipython dacite packaging portpicker requests termcolor watchdog",
+        "--no-deps model-explorer-onnx==0.4.2 ai-edge-model-explorer==0.1.34",
+    ),
     "quark": ("torch==2.13.0", "amd-quark==0.13 onnx onnxruntime==1.24.*"),
 }
 
