@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from analyzer.errors import TargetError
+from analyzer.errors import ModelError, TargetError
 from analyzer.graph.ends import Nsr, run_ends
 from analyzer.graph.suffix import Unit, difference, grid_of
 from analyzer.graph.trials import mean_nsr, run_trials
@@ -198,7 +198,7 @@ class Bench:
     def _plan(self, setting: Setting) -> tuple[Model, QuantPlan] | None:
         try:
             made = self.realizer.quick(setting)
-        except TargetError:
+        except (ModelError, TargetError):  # an edit need not fit behind the others
             return None
         self.costs[repr(setting)] = self.cost(*made)
         return made

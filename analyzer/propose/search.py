@@ -226,7 +226,7 @@ class Search:
             found.append(point)
             verdict = "better" if of_all < base.left else "worse than without"
             self._note(
-                base, remedies, predicted, of_all, verdict, len(self.bench.samples), of_start=True
+                base, remedies, predicted, of_all, verdict, len(self.bench.samples), of_start=cost
             )
         return found
 
@@ -239,13 +239,13 @@ class Search:
         verdict: str,
         samples: int,
         *,
-        of_start: bool = False,
+        of_start: Cost | None = None,
     ) -> None:
         titles = tuple(r.title for r in remedies)
         number = len(self.attempts) + 1
-        on = "start" if of_start else base_name(base)
+        on = "start" if of_start is not None else base_name(base)
         self.attempts.append(
-            Attempt(f"run {number}", titles, on, predicted, measured, verdict, samples)
+            Attempt(f"run {number}", titles, on, predicted, measured, verdict, samples, of_start)
         )
 
     def _note_dropped(self, point: Point, remedy: Remedy, without: float) -> None:

@@ -63,7 +63,8 @@ class Analysis:
         timing: stage -> seconds.
         network: how the layers hang together; None in files that do not say.
         profiles: of the tensors of the worst layers.
-        exports: path below the export folder -> text of the recommended plan, short files only.
+        exports: path below the export folder -> text of the recommended plan; empty where the
+            file is none, or too long to be carried.
     """
 
     provenance: Provenance

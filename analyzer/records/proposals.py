@@ -104,6 +104,8 @@ class Attempt:
         measured: share that is.
         verdict: "kept", "dropped: ...", "hurts: ..." and the like.
         samples: how many `measured` is the mean of.
+        costs: of the whole set; None where `measured` is not a share of the noise at the start,
+            so that the two cannot be held against each other.
     """
 
     name: str
@@ -113,3 +115,4 @@ class Attempt:
     measured: float
     verdict: str
     samples: int
+    costs: Cost | None = None

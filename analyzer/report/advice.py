@@ -56,9 +56,14 @@ def is_free(cost: Cost) -> bool:
 
 def price(analysis: Analysis, plan: Proposal) -> float:
     """Return what a plan costs, in the unit of the budget: see `priced_in`."""
+    return priced(analysis, plan.costs)
+
+
+def priced(analysis: Analysis, costs: Cost) -> float:
+    """Return costs in the unit of the budget: see `priced_in`."""
     if priced_in(analysis) == "milliseconds":
-        return plan.costs.milliseconds or 0.0
-    return plan.costs.macs
+        return costs.milliseconds or 0.0
+    return costs.macs
 
 
 def priced_in(analysis: Analysis) -> Literal["milliseconds", "macs"]:

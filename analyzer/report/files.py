@@ -25,7 +25,10 @@ Content = str | bytes
 
 
 def write_reports(
-    analysis: Analysis, out: Path, exports: Mapping[str, Content] | None = None
+    analysis: Analysis,
+    out: Path,
+    exports: Mapping[str, Content] | None = None,
+    baseline: Analysis | None = None,
 ) -> dict[str, Path]:
     """Write all reports into the folder `out`, all or none; it is created where missing.
 
@@ -33,6 +36,7 @@ def write_reports(
         analysis: what to report.
         out: the folder.
         exports: path below the folder `export` -> content; none: that folder is left as it is.
+        baseline: what the page holds the analysis against, if anything.
 
     Returns:
         File name -> path of what was written.
@@ -41,7 +45,7 @@ def write_reports(
         StoreError: if the folder or the disk refuses; previous reports are then untouched.
     """
     contents: dict[str, Content] = {
-        "report.html": render_html(analysis),
+        "report.html": render_html(analysis, baseline),
         "analysis.json": to_json(analysis),
         "layers.csv": render_csv(analysis),
         "sources.csv": render_sources_csv(analysis),

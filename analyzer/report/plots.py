@@ -1,46 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of the report: an `Analysis` in, SVG text out, the same bytes for the same numbers.
-
-matplotlib's object-oriented API and its SVG backend only: `pyplot` costs half a second, keeps
-global state and may look for a display.
-"""
+"""The plots of the report: an `Analysis` in, a figure out, or its SVG text for the page."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from analyzer.records import Analysis, LayerError, Proposal
 from analyzer.report import advice, ledger
+from analyzer.report.figures import BLUE, GREY, ORANGE, axes_of, percent_ticks, style, svg_of
 from analyzer.report.tables import percent, printable, rank, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from analyzer.report.ledger import Rise
 
-# Readable on white (4.5:1) and on black (4.6:1), so that one image serves both themes.
-_GREY = "#767676"
-_BLUE, _ORANGE = "#3a8fd0", "#d9772b"  # distinguishable with every common colour blindness
 _PRICES = {
     "milliseconds": "time of a run by your table, ms",
     "macs": "multiply-accumulates moved to more bits",
 }
 _NAME_LENGTH = 34  # in the 8 pt monospace font this fills the left margin
+_MARKED = 60
+_DOTS = 1000  # 60 bytes each; an image of them is smaller then
 _DECADES = 8  # more than that below the largest value is float noise and would flatten the rest
 
 
-def isolated_plot(analysis: Analysis, *, limit: int = 20) -> str | None:
+def isolated_figure(analysis: Analysis, *, limit: int = 20) -> Figure | None:
     """Draw the isolated errors of the worst layers with their 95 % intervals.
 
     Returns:
-        SVG text, or None if no finite isolated error above zero was measured.
+        The figure, or None if no finite isolated error above zero was measured.
     """
     layers = [layer for layer in rank(analysis.layers) if _drawable(layer.isolated_nsr)][:limit]
     if not layers:
@@ -50,16 +42,16 @@ def isolated_plot(analysis: Analysis, *, limit: int = 20) -> str | None:
     right = max(values + [high for _, high in intervals])
     left = max(min(values) / 3, right / 10**_DECADES)
     rows = range(len(layers))
-    with _style():
-        figure, axes = _axes(height=0.7 + 0.24 * len(layers), left=0.29)
+    with style():
+        figure, axes = axes_of(height=0.7 + 0.24 * len(layers), left=0.29)
         axes.set_xscale("log")
         axes.grid(visible=False, axis="y")
         widths = [max(value - left, 0) for value in values]
-        axes.barh(rows, widths, left=left, height=0.66, color=_BLUE)
+        axes.barh(rows, widths, left=left, height=0.66, color=BLUE)
         for row, (low, high) in enumerate(intervals):
             if high > low:
                 ends = [max(low, left), max(high, left)]
-                axes.plot(ends, [row, row], "|-", color=_ORANGE, linewidth=1.4, markersize=6)
+                axes.plot(ends, [row, row], "|-", color=ORANGE, linewidth=1.4, markersize=6)
             axes.annotate(percent(layers[row].isolated_nsr), (max(high, left), row), (5, 0),
                           textcoords="offset points", va="center", fontsize=8)  # fmt: skip
         # Without parse_math=False a name with two dollar signs is a formula, and may not parse.
@@ -69,16 +61,16 @@ def isolated_plot(analysis: Analysis, *, limit: int = 20) -> str | None:
         axes.set_ylim(len(layers) - 0.4, -0.6)
         # Room for the number behind the longest bar: a share of the axis, so of its decades.
         axes.set_xlim(left, right * (right / left) ** 0.16)
-        _percent_ticks(axes.xaxis, left, right)
+        percent_ticks(axes.xaxis, left, right)
         axes.set_xlabel("isolated error: NSR at the graph outputs, log scale")
-        return _svg(figure)
+        return figure
 
 
-def graphwise_plot(analysis: Analysis) -> str | None:
+def graphwise_figure(analysis: Analysis) -> Figure | None:
     """Draw the accumulated error along the execution order, with what each layer adds as dots.
 
     Returns:
-        SVG text, or None if no finite error above zero was measured.
+        The figure, or None if no finite error above zero was measured.
     """
     layers = analysis.layers
     graphwise = _percentages(layer.graphwise_nsr for layer in layers)
@@ -88,47 +80,50 @@ def graphwise_plot(analysis: Analysis) -> str | None:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    with _style():
-        figure, axes = _axes(height=3.2, left=0.12)
+    with style():
+        figure, axes = axes_of(height=3.2, left=0.12)
         axes.set_yscale("log")
         order = range(len(layers))
-        axes.plot(order, graphwise, "-o", color=_BLUE, linewidth=1.4, markersize=1.8,
+        # A marker each shows single layers between two gaps, where there is room to see it.
+        axes.plot(order, graphwise, "-o" if len(layers) <= _MARKED else "-", color=BLUE,
+                  linewidth=1.4, markersize=1.8,
                   label="graphwise: accumulated up to here")  # fmt: skip
-        axes.plot(order, local, "o", color=_ORANGE, markersize=3,
+        axes.plot(order, local, "o", color=ORANGE, markersize=3,
+                  rasterized=len(layers) > _DOTS,
                   label="local: added by the layer itself")  # fmt: skip
         low, high = max(min(values), max(values) / 10**_DECADES) / 2, max(values) * 2
         axes.set_ylim(low, high)
         axes.set_xlim(-0.5, len(layers) - 0.5)
-        _percent_ticks(axes.yaxis, low, high)
+        percent_ticks(axes.yaxis, low, high)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer, in execution order")
         axes.set_ylabel("NSR at the layer's output")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-        return _svg(figure)
+        return figure
 
 
-def steps_plot(analysis: Analysis) -> str | None:
+def steps_figure(analysis: Analysis) -> Figure | None:
     """Draw how the error of the worst output grows while more of the graph is quantized.
 
     Bars float: each leads from the error before a step to the one behind it.  The largest are
     numbered as `ledger.largest` orders them; the other outputs are thin lines.
 
     Returns:
-        SVG text, or None if no steps were measured there.
+        The figure, or None if no steps were measured there.
     """
     worst = analysis.worst_output.name
     rises = ledger.rises(analysis, worst)
     drawn = [r for r in rises if math.isfinite(r.before) and math.isfinite(r.now)]
     if not drawn or not any(rise.now > 0 for rise in drawn):
         return None
-    with _style():
-        figure, axes = _axes(height=3.2, left=0.09)
+    with style():
+        figure, axes = axes_of(height=3.2, left=0.09)
         for output in analysis.outputs:
             if output.slice_of is None and output.name != worst:
                 _thin_line(axes, ledger.rises(analysis, output.name))
         for colour, label, rising in (
-            (_ORANGE, "noise comes", True),
-            (_BLUE, "noise is damped", False),
+            (ORANGE, "noise comes", True),
+            (BLUE, "noise is damped", False),
         ):
             some = [r for r in drawn if (r.change >= 0) == rising]
             axes.bar([r.start for r in some], [100 * r.change for r in some],
@@ -143,17 +138,17 @@ def steps_plot(analysis: Analysis) -> str | None:
         axes.set_xlabel("layers quantized, in execution order; everything behind is in FP32")
         axes.set_ylabel("NSR at the output")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        return _svg(figure)
+        return figure
 
 
-def pareto_plot(analysis: Analysis) -> str | None:
+def pareto_figure(analysis: Analysis) -> Figure | None:
     """Draw what the plans leave of the noise against what they cost.
 
     The front is a staircase from plan to plan with their names; what was measured and is not on
-    it is grey, the recommended plan large.
+    it is grey, what was only tried on the way a cross, the recommended plan large.
 
     Returns:
-        SVG text, or None if there are not two plans with a finite share above zero.
+        The figure, or None if there are not two plans with a finite share above zero.
     """
     plans = [p for p in advice.front(analysis) if _drawable(p.left)]
     rejected = [p for p in advice.others(analysis) if _drawable(p.left)]
@@ -166,28 +161,61 @@ def pareto_plot(analysis: Analysis) -> str | None:
         prices = [factor * advice.price(analysis, p) for p in some]
         return prices, [100 * p.left for p in some]
 
-    values = [100 * p.left for p in (*plans, *rejected)]
+    tried = [
+        (factor * advice.priced(analysis, attempt.costs), 100 * attempt.measured)
+        for attempt in analysis.attempts
+        if attempt.costs is not None and _drawable(attempt.measured)
+    ]
+    values = [100 * p.left for p in (*plans, *rejected)] + [left for _, left in tried]
     low, high = min(values) / 1.5, max(*values, 100) * 1.4
-    with _style():
-        figure, axes = _axes(height=3.4, left=0.09)
+    with style():
+        figure, axes = axes_of(height=3.4, left=0.09)
         axes.set_yscale("log")
         axes.set_ylim(low, high)  # first: of values all alike matplotlib makes no range
-        axes.axhline(100, color=_GREY, linewidth=0.8, linestyle=":")
-        axes.plot(*places(rejected), "o", color=_GREY, markersize=4, alpha=0.6,
-                  label="not on the front")  # fmt: skip
-        axes.plot(*places(plans), "-o", color=_BLUE, linewidth=1.2, markersize=5,
+        axes.axhline(100, color=GREY, linewidth=0.8, linestyle=":")
+        if tried:
+            axes.plot(*zip(*tried, strict=True), "x", color=GREY, markersize=4, alpha=0.5,
+                      label="tried on the way")  # fmt: skip
+        if rejected:
+            axes.plot(*places(rejected), "o", color=GREY, markersize=4, alpha=0.6,
+                      label="not on the front")  # fmt: skip
+        axes.plot(*places(plans), "-o", color=BLUE, linewidth=1.2, markersize=5,
                   drawstyle="steps-post", label="front")  # fmt: skip
-        axes.plot(*places([p for p in plans if p.recommended]), "o", color=_ORANGE,
+        axes.plot(*places([p for p in plans if p.recommended]), "o", color=ORANGE,
                   markersize=9, label="recommended")  # fmt: skip
         _name(axes, plans, *places(plans))
         axes.margins(x=0.08)
-        _percent_ticks(axes.yaxis, low, high)
+        percent_ticks(axes.yaxis, low, high)
         if factor == 100:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         axes.set_xlabel(_PRICES[unit])
         axes.set_ylabel("share of the noise left")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        return _svg(figure)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+        return figure
+
+
+def isolated_plot(analysis: Analysis) -> str | None:
+    """Return `isolated_figure` as SVG text."""
+    return _svg(isolated_figure(analysis))
+
+
+def graphwise_plot(analysis: Analysis) -> str | None:
+    """Return `graphwise_figure` as SVG text."""
+    return _svg(graphwise_figure(analysis))
+
+
+def steps_plot(analysis: Analysis) -> str | None:
+    """Return `steps_figure` as SVG text."""
+    return _svg(steps_figure(analysis))
+
+
+def pareto_plot(analysis: Analysis) -> str | None:
+    """Return `pareto_figure` as SVG text."""
+    return _svg(pareto_figure(analysis))
+
+
+def _svg(figure: Figure | None) -> str | None:
+    return None if figure is None else svg_of(figure)
 
 
 def _name(
@@ -211,7 +239,7 @@ def _name(
 def _thin_line(axes: Axes, rises: Sequence[Rise]) -> None:
     known = any(line.get_label() == "other outputs" for line in axes.lines)
     values = [100 * r.now if math.isfinite(r.now) else math.nan for r in rises]
-    axes.plot([0, *(r.end for r in rises)], [0.0, *values], color=_GREY, alpha=0.45,
+    axes.plot([0, *(r.end for r in rises)], [0.0, *values], color=GREY, alpha=0.45,
               linewidth=0.8, label="_" if known else "other outputs")  # fmt: skip
 
 
@@ -236,17 +264,6 @@ def _interval(layer: LayerError) -> tuple[float, float]:
     return 100 * layer.isolated_ci[0], max(100 * layer.isolated_ci[1], value)
 
 
-def _percent_ticks(axis: Axis, low: float, high: float) -> None:
-    """Label a log axis with plain percentages: "0.01 %", not a power of ten to be decoded."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    decades = math.log10(high / low)
-    steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 4 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
-
-
 def _percentages(values: Iterable[float | None]) -> list[float]:
     """NaN, a gap, for what a log axis cannot show: 0, inf and unmeasured are in the table."""
     return [100 * v if v is not None and _drawable(v) else math.nan for v in values]
@@ -258,50 +275,3 @@ def _drawable(value: float | None) -> bool:
 
 def _label(name: str) -> str:
     return shorten(printable(name), _NAME_LENGTH) or "(unnamed)"
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    settings: Any = {  # Any: matplotlib types the keys, differently in each release
-        "svg.hashsalt": "qanalyze",  # ids inside the file would be random without it
-        "svg.fonttype": "none",  # text stays text: smaller, and searchable
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "font.size": 9,
-        "text.color": _GREY,
-        "axes.labelcolor": _GREY,
-        "axes.edgecolor": _GREY,
-        "xtick.color": _GREY,
-        "ytick.color": _GREY,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # The reader's browser has the glyphs; that matplotlib's own font lacks them is no news.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-def _axes(*, height: float, left: float) -> tuple[Figure, Axes]:
-    """An empty plot, `height` in inches; `left` is the share of the width for the labels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, height))
-    # Fixed margins: measuring every label twice (a layout engine) takes longer than drawing.
-    axes = figure.add_axes((left, 0.46 / height, 0.98 - left, 1 - 0.76 / height))
-    axes.grid(which="major", color=_GREY, alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    stream = io.StringIO()
-    canvas: Any = FigureCanvasSVG(figure)  # Any: print_svg has no annotations
-    canvas.print_svg(stream, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

@@ -9,40 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analyzer.codes import CODES
-from analyzer.records import Analysis, DataInfo, Finding, LayerError
+from analyzer.formats import TOOLS
+from analyzer.records import Analysis, DataInfo, Finding
 from analyzer.report import ledger, tables, wording
 
-_FLOOR, _CEILING = 1e-6, 1.0  # NSRs at the two ends of a logarithmic bar
 _CONTRIBUTORS = 12
 _CARDS = 6
 _RISES = 5
-_CHANNELS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A measured value in the table of layers.
-
-    Attributes:
-        text: with its unit, or a dash.
-        sort: what the script sorts by, empty if not measured.
-        bar: width of the inline bar in percent, None for no bar.
-    """
-
-    text: str
-    sort: str
-    bar: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One layer of the table."""
-
-    layer: LayerError
-    order: int
-    cells: tuple[Cell, ...]
-    status: str
-    by_output: tuple[tuple[str, str], ...]
+_DIGEST = 12  # characters of a check sum that tell models apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +41,6 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One piece of a stacked bar.
-
-    Attributes:
-        kind: name of the part, and of its colour.
-        width: in percent.
-        text: the share.
-    """
-
-    kind: str
-    width: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Makeup:
-    """What the noise of one of the worst rows is made of."""
-
-    layer: LayerError
-    origins: tuple[Piece, ...]
-    kinds: tuple[Piece, ...]
-    clipped: tuple[str, ...]
-    channels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Ledger:
     """The balance of one output.
 
@@ -108,40 +56,28 @@ class Ledger:
     together: tuple[str, ...]
 
 
-def rows(analysis: Analysis) -> list[Row]:
-    """Return the layers, the worst first."""
-    order = {id(layer): index for index, layer in enumerate(analysis.layers)}
-    return [_row(layer, order[id(layer)]) for layer in tables.rank(analysis.layers)]
+@dataclass(frozen=True, slots=True)
+class File:
+    """One exported text."""
+
+    path: str
+    size: str
+    text: str
 
 
-def _row(layer: LayerError, order: int) -> Row:
-    errors = (layer.isolated_nsr, layer.local_nsr, layer.graphwise_nsr)
-    return Row(
-        layer=layer,
-        order=order,
-        cells=(
-            *(Cell(tables.percent(nsr), _sort_key(nsr), _bar(nsr)) for nsr in errors),
-            Cell(tables.cosine(layer.graphwise_cosine), _sort_key(layer.graphwise_cosine)),
-        ),
-        status="" if layer.status == "ok" else layer.status,
-        by_output=tuple((k, tables.percent(v)) for k, v in layer.isolated_by_output.items()),
-    )
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a tool is given.
 
+    Attributes:
+        use: what the files are for.
+        command: that writes them; empty where none is known.
+    """
 
-def _sort_key(value: float | None) -> str:
-    """A number as JavaScript reads it; NaN counts as the worst value there is."""
-    if value is None:
-        return ""
-    if math.isfinite(value):
-        return repr(float(value))
-    return "-Infinity" if value < 0 else "Infinity"
-
-
-def _bar(nsr: float | None) -> str | None:
-    if nsr is None or nsr <= 0:
-        return None
-    nsr = _CEILING if math.isnan(nsr) else min(max(nsr, _FLOOR), _CEILING)
-    return f"{100 * math.log(nsr / _FLOOR) / math.log(_CEILING / _FLOOR):.0f}"
+    title: str
+    use: str
+    command: str
+    files: tuple[File, ...]
 
 
 def cards(analysis: Analysis) -> tuple[list[Card], list[Card]]:
@@ -163,38 +99,6 @@ def _card(alike: Sequence[Finding]) -> Card:
         width=None if gain is None else f"{100 * min(max(gain, 0.0), 1.0):.0f}",
         places=tuple(dict.fromkeys(finding.layer for finding in alike if finding.layer)),
         evidence=tuple(wording.evidence(first.evidence)),
-    )
-
-
-def makeups(analysis: Analysis) -> list[Makeup]:
-    """Return the rows that were taken apart, the worst first."""
-    return [_makeup(layer) for layer in tables.rank(analysis.layers) if layer.parts]
-
-
-def _makeup(layer: LayerError) -> Makeup:
-    clipped = [
-        f"{tables.share(layer.parts[key])} of {origin}"
-        for origin in wording.ORIGINS
-        if layer.parts.get(key := f"{origin}_clipping", 0.0) >= 0.005
-    ]
-    channels = [f"{number} ({tables.share(share)})" for number, share in layer.channels]
-    return Makeup(
-        layer,
-        _pieces(layer, wording.ORIGINS),
-        _pieces(layer, wording.KINDS),
-        tuple(clipped),
-        tuple(channels[:_CHANNELS]),
-    )
-
-
-def _pieces(layer: LayerError, kinds: Iterable[str]) -> tuple[Piece, ...]:
-    """Return the parts of a bar in the order of the legend; parts that nothing came from not."""
-    shares = {kind: layer.parts.get(kind, 0.0) for kind in kinds}
-    total = sum(share for share in shares.values() if share > 0)
-    return tuple(
-        Piece(kind, f"{100 * share / total:.2f}", tables.share(share))
-        for kind, share in shares.items()
-        if share > 0 and math.isfinite(total)
     )
 
 
@@ -229,6 +133,52 @@ def _ledger(analysis: Analysis, account: ledger.Account, titles: dict[str, str])
 def rises(analysis: Analysis) -> list[ledger.Rise]:
     """Return the largest steps of the worst output along the graph."""
     return ledger.largest(ledger.rises(analysis, analysis.worst_output.name), _RISES)
+
+
+def provenance(analysis: Analysis) -> list[str]:
+    """Return in one line what the numbers stand on."""
+    found = analysis.provenance
+    digest = str(found.model.get("sha256", ""))[:_DIGEST]
+    seconds = sum(analysis.timing.values())
+    memory = f"{analysis.peak_rss_bytes / 1e9:.1f} GB" if analysis.peak_rss_bytes else ""
+    return [
+        part
+        for part in (
+            "How it was measured",
+            f"sha256 {tables.printable(digest)}" if digest else "",
+            f"qanalyze {tables.printable(found.tool_version)}",
+            f"seed {found.seed}",
+            tables.duration(seconds) if seconds else "",
+            memory,
+        )
+        if part
+    ]
+
+
+def tools(analysis: Analysis) -> list[Exported]:
+    """Return the exported texts by the tool they are for, as their paths begin."""
+    found: dict[str, list[File]] = {}
+    for path, text in analysis.exports.items():
+        if not text:
+            continue  # the run wrote a file there that is too long to be shown, or no text
+        size = f"{len(text.encode('utf-8', 'backslashreplace')) / 1000:.1f} kB"
+        file = File(tables.printable(path), size, _showable(text))
+        found.setdefault(path.partition("/")[0], []).append(file)
+    return [_exported(analysis, name, tuple(files)) for name, files in found.items()]
+
+
+def _exported(analysis: Analysis, name: str, files: tuple[File, ...]) -> Exported:
+    tool, command = TOOLS.get(name), analysis.provenance.command
+    if tool is None:
+        return Exported(tables.printable(name), "", "", files)
+    line = f"{command} --export {name}" if command and "--export" not in command else command
+    return Exported(tool.title, tool.use, tables.printable(line), files)
+
+
+def _showable(text: str) -> str:
+    """Return a text with its lines and tabs; what else a browser would obey is escaped."""
+    lines = (line.rstrip("\r").split("\t") for line in text.split("\n"))
+    return "\n".join("\t".join(map(tables.printable, cells)) for cells in lines)
 
 
 def notes(analysis: Analysis) -> list[str]:

@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +34,7 @@ from analyzer.records import (
     Step,
     TaskScore,
 )
+from analyzer.report.files import write_reports
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"
 MARKUP = "/head[red]/Conv[/head]"
@@ -247,3 +253,54 @@ def advised(booked: Analysis) -> Analysis:
             Attempt("run 4", ("harm",), "start", None, math.inf, "hurts", 2),
         ),
     )  # fmt: skip
+
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+_WRITTEN: dict[str, Path] = {}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; tests that need it are skipped where it is absent."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium in PATH or CHROMIUM")
+    api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
+    with api.sync_playwright() as playwright:
+        # --no-sandbox: as root in a container Chromium does not start without.
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def _written(which: str, analysis: Analysis, folders: pytest.TempPathFactory) -> str:
+    """The address of a page, written once for all tests."""
+    if which not in _WRITTEN:
+        _WRITTEN[which] = write_reports(analysis, folders.mktemp(which))["report.html"]
+    return _WRITTEN[which].as_uri()
+
+
+@pytest.fixture
+def url(analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of `analysis`."""
+    return _written("small", analysis, tmp_path_factory)
+
+
+@pytest.fixture
+def full(advised: Analysis, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of `advised`."""
+    return _written("full", advised, tmp_path_factory)
+
+
+@pytest.fixture
+def exported_text() -> str:
+    """An export with everything that HTML could take for its own."""
+    return '{"</pre>": "\u00e4",\n\t"b": 1}'
+
+
+@pytest.fixture
+def exported(
+    advised: Analysis, exported_text: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The page of `advised` with an export of two files."""
+    texts = {"esp-ppq/setting.json": exported_text, "esp-ppq/quantize.py": "print()\n"}
+    return _written("exported", dataclasses.replace(advised, exports=texts), tmp_path_factory)

@@ -1,47 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real browser: silent, sortable by keyboard, readable without script."""
+"""The page in a real browser: silent, readable in every theme, on paper and without script."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analyzer.records import Analysis, Step
-from analyzer.report.files import write_reports
 from analyzer.report.plots import steps_plot
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium in PATH or CHROMIUM"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
-    with api.sync_playwright() as playwright:
-        # --no-sandbox: as root in a container Chromium does not start without.
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def url(analysis: Analysis, tmp_path: Path) -> str:
-    return write_reports(analysis, tmp_path)["report.html"].as_uri()
-
-
-@pytest.fixture
-def full(advised: Analysis, tmp_path: Path) -> str:
-    return write_reports(advised, tmp_path / "full")["report.html"].as_uri()
+pytestmark = pytest.mark.browser
 
 
 def names(page: Any) -> list[str]:
@@ -63,7 +33,8 @@ def test_page_is_silent_and_stays_at_home(
     page.goto(request.getfixturevalue(which))
     page.locator("#count:has-text('7 of 7 layers')").wait_for()
     assert noise == []
-    assert [r for r in requests if not r.startswith(("file:", "data:image/svg+xml"))] == []
+    outside = [r for r in requests if not r.startswith(("file:", "data:image/svg+xml", "blob:"))]
+    assert outside == []
     loaded = page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth > 0)")
     assert loaded == [True] * plots
 
@@ -77,52 +48,43 @@ def test_names_show_as_text(browser: Any, url: str, analysis: Analysis) -> None:
     assert analysis.layers[3].name in shown
 
 
-def test_keyboard_sorts(browser: Any, url: str) -> None:
-    """Enter on a header sorts, again reverses; unmeasured rows stay last both ways."""
-    page = browser.new_page()
-    page.goto(url)
-    header = page.locator("th", has_text="Local")
-    header.locator("button").focus()
-    page.keyboard.press("Enter")
-    assert header.get_attribute("aria-sort") == "descending"
-    assert page.locator("table.layers [aria-sort]").count() == 1
-    worst = names(page)
-    assert worst[0] == "</script><img src=x onerror=alert(1)>"
-    assert worst[-1] == "softmax"
-    page.keyboard.press("Space")
-    assert header.get_attribute("aria-sort") == "ascending"
-    assert names(page) == [*reversed(worst[:-1]), "softmax"]
+def test_three_statements_come_first(browser: Any, full: str) -> None:
+    """What hurts, why, what to change, and then the numbers before and after."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(full)
+    titles = page.locator(".statements h3")
+    assert titles.all_inner_texts() == ["What hurts", "Why", "What to change"]
+    tops = [titles.nth(i).bounding_box() for i in range(3)]
+    assert len({box["y"] for box in tops}) == 1
+    assert tops[0]["y"] < 300
+    hurts, why, change = page.locator(".statements > div").all_inner_texts()
+    assert "(2 layers)" in hurts
+    assert "80 %" in hurts
+    assert "93 % of the output noise goes without it" in why
+    assert "10 % of the noise is left" in change
+    assert "2.10 % of the MACs moved" in change
+    first = page.locator(".verdict .figures > div").first
+    assert first.inner_text().split() == [
+        "NSR", "at", "the", "worst", "output", "3.00", "%", "\u2192", "with", "the", "plan",
+        "0.300", "%",
+    ]  # fmt: skip
+    assert first.bounding_box()["y"] < 800
 
 
-def test_text_columns_sort_from_a(browser: Any, url: str) -> None:
-    """The first click on names sorts upwards."""
-    page = browser.new_page()
-    page.goto(url)
-    header = page.locator("th[scope=col]", has_text="Op").filter(has=page.locator("button"))
-    header.locator("button").click()
-    assert header.get_attribute("aria-sort") == "ascending"
-    ops = page.locator("table.layers tbody td:nth-child(3)").all_inner_texts()
-    assert ops == ["Add", "Conv", "Conv", "Conv", "Gemm", "MatMul", "Softmax"]
-
-
-def test_filter_hides_rows(browser: Any, url: str) -> None:
-    """Words of name, op and status narrow the rows, and the count says so."""
-    page = browser.new_page()
-    page.goto(url)
-    page.locator("#filter").fill("time LIMIT")
-    assert page.locator("#count").inner_text() == "1 of 7 layers"
-    assert page.locator("table.layers tbody tr:visible").count() == 1
-    page.locator("#filter").fill("")
-    assert page.locator("table.layers tbody tr:visible").count() == 7
-
-
-def test_page_without_script(browser: Any, url: str) -> None:
-    """All rows and plots are there; the filter, which could not work, is not."""
+def test_page_without_script(browser: Any, url: str, exported: str, exported_text: str) -> None:
+    """All rows, plots and exports are there; what could not work without is not."""
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(url)
     assert page.locator("table.layers tbody tr:visible").count() == 7
-    assert page.locator("img:visible").count() == 2
     assert page.locator("#filter:visible").count() == 0
+    assert page.locator("#theme:visible").count() == 0
+    assert page.locator("button:not(thead button):visible").count() == 0
+    for fold in page.locator("details:has(> figure) > summary").all():
+        fold.click()
+    assert page.locator("img:visible").count() == 2
+    page.goto(exported)
+    page.locator("details.export summary").first.click()
+    assert page.locator("details.export pre").first.inner_text() == exported_text
 
 
 def test_dark_mode(browser: Any, url: str) -> None:
@@ -152,12 +114,11 @@ def test_causes_and_contributors_show_as_text(browser: Any, full: str) -> None:
     page = browser.new_page()
     page.goto(full)
     script = "</script><img src=x onerror=alert(1)>"
-    assert page.locator(".card .places").first.inner_text() == script
-    assert f"where {script}" in page.locator(".card .evidence").first.inner_text()
-    assert page.locator("table.makeup tbody th").first.inner_text() == script
+    assert page.locator(".cards .places").first.inner_text() == script
+    assert f"where {script}" in page.locator(".cards .evidence").first.inner_text()
     assert page.locator("details.contributors").count() == 2
     assert page.locator("details.contributors[open]").count() == 1
-    page.locator(".card .places a").first.click()
+    page.locator(".cards .places a").first.click()
     row = page.locator("tr:target th > bdi")
     assert row.inner_text() == script
     assert row.is_visible()
@@ -203,7 +164,7 @@ def test_bars_have_the_widths_of_their_shares(browser: Any, full: str) -> None:
     weight, input_, output = pieces.evaluate_all(WIDTHS)
     assert abs(input_ / weight - 2.5) < 0.05
     assert abs(output / weight - 1.5) < 0.05
-    first, second, _ = page.locator("details[open] .strip .bar").evaluate_all(WIDTHS)
+    first, second, *_ = page.locator("details[open] .strip .bar").evaluate_all(WIDTHS)
     assert abs(first / second - 4) < 0.1
 
 
@@ -240,7 +201,7 @@ def test_nothing_overlaps(browser: Any, full: str, width: int) -> None:
 OVERLAPS = """() => {
   const found = [];
   const groups = [".cards", ".card", ".verdict dl", "main", ".balance tbody tr",
-                  ".outputs tbody tr", ".makeup tbody tr", "table.contributors tbody tr",
+                  ".outputs tbody tr", ".layers tbody tr", "table.contributors tbody tr",
                   ".rises tbody tr"];
   for (const parent of document.querySelectorAll(groups.join(","))) {
     const boxes = [...parent.children].map(e => e.getBoundingClientRect()).filter(b => b.width);
@@ -254,11 +215,38 @@ OVERLAPS = """() => {
 }"""
 
 
-def test_paper_shows_bars_and_leaves_out_links(browser: Any, full: str) -> None:
-    """Printed, the bars keep their colours and what only works on a screen is gone."""
-    page = browser.new_page()
-    page.goto(full)
-    page.emulate_media(media="print")
-    assert page.locator("nav:visible").count() == 0
+def test_paper_shows_bars_and_leaves_out_controls(browser: Any, exported: str) -> None:
+    """Printed, bars keep their colours, text that explains is unfolded, controls are gone."""
+    page = browser.new_page(viewport={"width": 700, "height": 1000}, color_scheme="dark")
+    page.goto(exported)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print", color_scheme="dark")
+    for gone in (".sections", "#theme", ".filter", ".copied button"):
+        assert page.locator(f"{gone}:visible").count() == 0
     colour = "e => getComputedStyle(e).printColorAdjust"
     assert page.locator(".piece").first.evaluate(colour) == "exact"
+    assert page.locator(".layers td[style]").first.evaluate(colour) == "exact"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 32, 38)"
+    assert page.locator(".provenance dl").is_visible()
+    assert page.evaluate(CLIPPED) == []
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator(".provenance dl").is_visible()
+
+
+CLIPPED = """() => [...document.querySelectorAll("table, pre, img")]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+  .map(e => [e.tagName, e.className, e.getBoundingClientRect().right])"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_barrier(browser: Any, exported: str, scheme: str) -> None:
+    """axe-core finds nothing serious or critical, whatever is unfolded."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
+    )
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(exported)
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    found = axe.Axe().run(page).response["violations"]
+    severe = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [node["html"][:200] for node in v["nodes"]][:3]) for v in severe] == []

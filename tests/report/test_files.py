@@ -33,6 +33,14 @@ def test_all_reports_are_written(analysis: Analysis, tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == sorted(paths)
 
 
+def test_the_baseline_goes_into_the_page(analysis: Analysis, tmp_path: Path) -> None:
+    """What the analysis is held against changes the page, and no other file."""
+    alone = write_reports(analysis, tmp_path / "alone")
+    held = write_reports(analysis, tmp_path / "held", baseline=analysis)
+    differing = {name for name in alone if alone[name].read_bytes() != held[name].read_bytes()}
+    assert differing == {"report.html"}
+
+
 def below(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
@@ -140,7 +148,8 @@ def test_importing_the_reports_is_cheap() -> None:
         "import analyzer.report.files, analyzer.report.html, analyzer.report.plots\n"
         "import analyzer.report.progress, analyzer.report.tables, analyzer.report.terminal\n"
         "import analyzer.report.comparison, analyzer.report.ledger, analyzer.report.markdown\n"
-        "import analyzer.report.advice\n"
+        "import analyzer.report.advice, analyzer.report.figures, analyzer.report.images\n"
+        "import analyzer.report.downloads, analyzer.report.rows, analyzer.report.verdict\n"
         "import analyzer.report.spreadsheets, analyzer.report.view, analyzer.report.wording\n"
     )
     assert not loaded & {"onnx", "onnxruntime", "pandas", "matplotlib", "jinja2", "rich"}
