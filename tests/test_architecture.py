@@ -19,7 +19,7 @@ STAGES = frozenset(
     verify export
     """.split()
 )
-CALLERS = frozenset({"cli", "pipeline", "__main__"})
+CALLERS = frozenset({"cli", "pipeline", "api", "__main__"})
 RUNTIMES = {"onnx", "onnxruntime"}
 FILES = sorted(ROOT.rglob("*.py"))
 MODULES = [".".join(("analyzer", *f.relative_to(ROOT).with_suffix("").parts)) for f in FILES]
@@ -104,7 +104,9 @@ def test_quant_is_numpy_only(path):
 
 
 @pytest.mark.parametrize(
-    "path", files_of("report", "records", "errors", "codes", "store"), ids=ids
+    "path",
+    files_of("report", "records", "errors", "codes", "store", "notebook", "node_data"),
+    ids=ids,
 )
 def test_a_report_needs_no_runtime(path):
     """An old analysis renders on a machine without onnx and onnxruntime."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the table of targets in README.md from `analyzer/targets/fidelity.json`.
+"""Write the table of targets in .github/docs/targets.md from `analyzer/targets/fidelity.json`.
 
     python tests/benchmarks/fidelity_table.py
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from analyzer.targets import get_target, target_names
 from analyzer.targets.fidelity import fidelity_of, share
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / ".github" / "docs" / "targets.md"
 PLACE = re.compile(r"(<!-- targets: .*? -->\n).*?(<!-- /targets -->)", re.DOTALL)
 
 
@@ -42,4 +42,4 @@ def written(page: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
