@@ -102,12 +102,12 @@ class Analysis:
         return {path: text for path, text in self.record.exports.items() if text}
 
     def __repr__(self) -> str:
-        from analyzer.report.notebook import in_one_line
+        from analyzer.report.html.notebook import in_one_line
 
         return in_one_line(self.record)
 
     def _repr_html_(self) -> str:
-        from analyzer.report.notebook import render_notebook
+        from analyzer.report.html.notebook import render_notebook
 
         return render_notebook(self.record)
 

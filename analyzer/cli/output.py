@@ -101,7 +101,7 @@ def _result(analysis: Analysis, format_: Format, *, show_all: bool) -> str:
 
 def _changes(analysis: Analysis, baseline: Analysis, format_: Format, *, show_all: bool) -> str:
     from analyzer.report import changes as sides
-    from analyzer.report import changes_files as files
+    from analyzer.report.changes import files
 
     found = sides.compare(analysis, baseline)
     if format_ is Format.MARKDOWN:
@@ -163,7 +163,7 @@ def _table(
             )  # fmt: skip
         else:
             from analyzer.report.changes import compare
-            from analyzer.report.changes_terminal import render_changes
+            from analyzer.report.changes.terminal import render_changes
 
             render_changes(
                 compare(analysis, baseline), console=console, show_all=show_all, quiet=quiet,

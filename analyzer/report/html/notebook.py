@@ -22,7 +22,7 @@ def render_notebook(analysis: Analysis) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analyzer.report"),
+        loader=jinja2.PackageLoader("analyzer.report.html"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

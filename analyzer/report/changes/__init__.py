@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from analyzer.records import (
     Analysis,
@@ -21,8 +21,8 @@ from analyzer.records import (
     Source,
     TaskScore,
 )
-from analyzer.report.footing import Difference, differences, measured_on
-from analyzer.report.matching import (
+from analyzer.report.changes.footing import Difference, differences, measured_on
+from analyzer.report.changes.matching import (
     match_findings,
     match_layers,
     match_outputs,
@@ -252,13 +252,6 @@ def judge(
         if low <= top and bottom <= high:
             return "within chance"
     return "worse" if _loud(pair.new) > _loud(pair.old) else "better"
-
-
-def context(analysis: Analysis, baseline: Analysis | None) -> dict[str, Any]:  # Any: for Jinja2
-    """Return what `templates/changes.html.j2` reads; `changes` is None without a baseline."""
-    from analyzer.report.changes_page import page
-
-    return {"changes": None if baseline is None else page(compare(analysis, baseline))}
 
 
 def _loud(nsr: float) -> float:

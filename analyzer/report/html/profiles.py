@@ -10,7 +10,7 @@ from typing import Any
 
 from analyzer.records import Analysis, Change, LayerError, TensorProfile
 from analyzer.report import advice, ledger, tables, wording
-from analyzer.report.profile_pictures import (
+from analyzer.report.html.profile_pictures import (
     HEIGHT,
     WIDTH,
     Channels,

@@ -7,8 +7,8 @@ import dataclasses
 import math
 
 from analyzer.records import Analysis, Finding, OutputError
-from analyzer.report import verdict
-from analyzer.report.verdict import Cause, Culprit, Figure
+from analyzer.report.html import verdict
+from analyzer.report.html.verdict import Cause, Culprit, Figure
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"
 MARKUP = "/head[red]/Conv[/head]"

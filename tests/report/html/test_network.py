@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from analyzer.records import Analysis, Change, LayerError, Network, Proposal
-from analyzer.report import network
-from analyzer.report.html import render_html
+from analyzer.report.html import network, render_html
 
-REPORT = Path(str(resources.files("analyzer.report")))
+REPORT = Path(str(resources.files("analyzer.report.html")))
 
 
 def wired(analysis: Analysis) -> Analysis:

@@ -22,8 +22,8 @@ from analyzer.records import (
     sqnr_db,
 )
 from analyzer.report.changes import Changes, Pair, compare, judge
-from analyzer.report.footing import Difference
-from analyzer.report.matching import paired
+from analyzer.report.changes.footing import Difference
+from analyzer.report.changes.matching import paired
 
 
 def output(name: str, nsr: float, **more: object) -> OutputError:

@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 
 from analyzer.records import Proposal
-from analyzer.report.notebook import in_one_line, render_notebook
+from analyzer.report.html.notebook import in_one_line, render_notebook
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"  # a name in the analysis of conftest.py
 

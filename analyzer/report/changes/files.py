@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from analyzer.records import Analysis
-from analyzer.report import changes_wording as words
 from analyzer.report import tables
 from analyzer.report.changes import Changes, LayerChange, OutputChange
+from analyzer.report.changes import wording as words
 from analyzer.report.markdown import LIMIT, MOST, Fold, code, escape, joined, table
 
 SCHEMA_VERSION = 1

@@ -14,19 +14,16 @@ from importlib import resources
 from typing import Any
 
 from analyzer.records import ADDITIVE, Analysis, Quantizer
-from analyzer.report import (
-    advice,
+from analyzer.report import advice, ledger, tables, wording
+from analyzer.report.html import (
     changes,
     downloads,
     images,
-    ledger,
     network,
     profiles,
     rows,
-    tables,
     verdict,
     view,
-    wording,
 )
 from analyzer.report.spreadsheets import render_csv
 from analyzer.store import to_json
@@ -49,7 +46,7 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analyzer.report"),
+        loader=jinja2.PackageLoader("analyzer.report.html"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -180,7 +177,7 @@ def _csp_hash(script: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("analyzer.report").joinpath("assets", name).read_text("utf-8")
+    return resources.files("analyzer.report.html").joinpath("assets", name).read_text("utf-8")
 
 
 def _scale(quantizer: Quantizer) -> str:

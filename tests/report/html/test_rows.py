@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from analyzer.records import Analysis, LayerError, OutputError
-from analyzer.report.rows import Cell, Piece, Row, rows
+from analyzer.report.html.rows import Cell, Piece, Row, rows
 
 
 def test_a_row_in_full(booked: Analysis) -> None:

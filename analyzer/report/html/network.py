@@ -306,7 +306,7 @@ def _worker() -> Any:  # Any: Markup of a package imported only where it is used
     """Return the text of the worker: the layout library with its licence, and our part."""
     from markupsafe import Markup
 
-    here = resources.files("analyzer.report")
+    here = resources.files("analyzer.report.html")
     vendored = here.joinpath("vendor")
     licence = vendored.joinpath("dagre.LICENSE.txt").read_text("utf-8").strip()
     library = vendored.joinpath("dagre.min.js").read_text("utf-8")

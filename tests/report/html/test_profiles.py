@@ -12,10 +12,10 @@ import pytest
 
 from analyzer.records import Finding, TensorProfile
 from analyzer.report.html import render_html
-from analyzer.report.profile_pictures import HEIGHT, WIDTH, channels, histogram
+from analyzer.report.html.profile_pictures import HEIGHT, WIDTH, channels, histogram
+from analyzer.report.html.profiles import context
 from analyzer.report.profile_plots import channels_figure, histogram_figure
 from analyzer.report.profile_wording import channels_in_words, facts_of, number, told, wide
-from analyzer.report.profiles import context
 from analyzer.store import load_analysis, write_json
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"

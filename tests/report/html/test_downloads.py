@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import gzip
 
-from analyzer.report.downloads import Download, downloads
+from analyzer.report.html.downloads import Download, downloads
 
 
 def unpacked(download: Download) -> str:

@@ -7,12 +7,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from analyzer.report import changes_wording as words
+from analyzer.records import Analysis
 from analyzer.report import tables, wording
-from analyzer.report.changes import Changes, FindingChange, LayerChange, OutputChange, Pair
+from analyzer.report.changes import (
+    Changes,
+    FindingChange,
+    LayerChange,
+    OutputChange,
+    Pair,
+    compare,
+)
+from analyzer.report.changes import wording as words
 
 _FLOOR = 1e-6  # NSR of an empty bar; 1 is a full one, as in the table of layers
 _SHOWN, _FOLDED = 15, 185  # layers: the page stays small, the files have all of them
+
+
+def context(analysis: Analysis, baseline: Analysis | None) -> dict[str, Any]:  # Any: for Jinja2
+    """Return what `templates/changes.html.j2` reads; `changes` is None without a baseline."""
+    return {"changes": None if baseline is None else page(compare(analysis, baseline))}
 
 
 def page(changes: Changes) -> dict[str, Any]:  # Any: what the template reads

@@ -16,14 +16,14 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from analyzer.records import Analysis, LayerError, OutputError
-from analyzer.report import changes_wording as words
 from analyzer.report.changes import Changes, Pair, compare
-from analyzer.report.changes_files import (
+from analyzer.report.changes import wording as words
+from analyzer.report.changes.files import (
     render_changes_csv,
     render_changes_json,
     render_changes_markdown,
 )
-from analyzer.report.changes_terminal import render_changes
+from analyzer.report.changes.terminal import render_changes
 from analyzer.report.html import render_html
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"
@@ -263,7 +263,7 @@ def test_the_page_stays_small(analysis: Analysis) -> None:
     """Of 5,000 changed layers a few hundred rows are shown, the others are counted."""
     old = tuple(LayerError(f"/{'block/' * 10}{i}", "Conv", isolated_nsr=0.1) for i in range(5000))
     new = tuple(dataclasses.replace(layer, isolated_nsr=0.2) for layer in old)
-    from analyzer.report.changes_page import page
+    from analyzer.report.html.changes import page
 
     found = page(
         compare(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzer.report import changes_wording as words
 from analyzer.report import tables, wording
 from analyzer.report.changes import Changes, LayerChange, OutputChange, Pair
+from analyzer.report.changes import wording as words
 from analyzer.report.columns import Column, print_labelled, print_line, print_rows, print_wrapped
 
 if TYPE_CHECKING:
