@@ -149,19 +149,4 @@ def test_importing_the_reports_is_cheap() -> None:
         "for m in pkgutil.walk_packages(report.__path__, 'analyzer.report.'):\n"
         "    importlib.import_module(m.name)\n"
     )
-    assert not loaded & {"onnx", "onnxruntime", "pandas", "pyplot"}
-    again = tmp_path / "again" / "report.html"
-    assert again.read_bytes() == (tmp_path / "report.html").read_bytes()
-
-
-def test_importing_the_reports_is_cheap() -> None:
-    """--help does not pay for tables, templates and plots."""
-    loaded = loaded_after(
-        "import analyzer.report.files, analyzer.report.html, analyzer.report.plots\n"
-        "import analyzer.report.progress, analyzer.report.tables, analyzer.report.terminal\n"
-        "import analyzer.report.comparison, analyzer.report.ledger, analyzer.report.markdown\n"
-        "import analyzer.report.advice, analyzer.report.figures, analyzer.report.images\n"
-        "import analyzer.report.downloads, analyzer.report.rows, analyzer.report.verdict\n"
-        "import analyzer.report.spreadsheets, analyzer.report.view, analyzer.report.wording\n"
-    )
     assert not loaded & {"onnx", "onnxruntime", "pandas", "matplotlib", "jinja2", "rich"}
