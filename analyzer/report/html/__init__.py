@@ -25,6 +25,7 @@ from analyzer.report.html import (
     verdict,
     view,
 )
+from analyzer.report.html.environment import environment
 from analyzer.report.spreadsheets import render_csv
 from analyzer.store import to_json
 
@@ -42,17 +43,10 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
         analysis: the result.
         baseline: what it is held against, if anything.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analyzer.report.html"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment()
+    templates.filters.update(
         percent=tables.percent,
         interval=tables.interval,
         decibel=tables.decibel,
@@ -78,7 +72,7 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
     )
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     # Markup: these files are ours, and escaping would break them.
-    page = environment.get_template("report.html.j2").render(
+    page = templates.get_template("report.html.j2").render(
         analysis=analysis,
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
@@ -97,7 +91,7 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
         {"analysis.json": to_json(analysis), "layers.csv": render_csv(analysis)},
         _TARGET - len(page.encode("utf-8")),
     )
-    section = environment.get_template("downloads.html.j2").render(files=files)
+    section = templates.get_template("downloads.html.j2").render(files=files)
     return page.replace(_DOWNLOADS, section)
 
 

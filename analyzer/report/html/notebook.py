@@ -11,6 +11,7 @@ import math
 
 from analyzer.records import Analysis, LayerError
 from analyzer.report import advice, tables, wording
+from analyzer.report.html.environment import environment
 
 _WORST = 10
 _MOST = 5  # findings and plans
@@ -19,16 +20,8 @@ _NAME = 64  # characters
 
 def render_notebook(analysis: Analysis) -> str:
     """Return the verdict, the ten worst layers, findings and plans; everything escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analyzer.report.html"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment()
+    templates.filters.update(
         percent=tables.percent, printable=tables.printable, short=_short, in_words=advice.in_words,
         remainder=tables.remainder,
     )  # fmt: skip
@@ -36,7 +29,7 @@ def render_notebook(analysis: Analysis) -> str:
     found = wording.findings(analysis.findings)
     plans = advice.front(analysis)
     best = advice.recommended(analysis)
-    page = environment.get_template("notebook.html.j2").render(
+    page = templates.get_template("notebook.html.j2").render(
         headline=" · ".join(wording.headline(analysis)),
         verdict=wording.verdict(analysis),
         answer=wording.answer(analysis.task),

@@ -18,6 +18,7 @@ from analyzer.report.html.profile_pictures import (
     channels,
     histogram,
 )
+from analyzer.report.html.rows import Piece, pieces
 from analyzer.report.profile_wording import channels_in_words, facts_of, told
 
 _OPEN = 6  # cards at most that are not folded
@@ -73,15 +74,6 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One piece of a stacked bar: name of its colour, width in percent, share as text."""
-
-    kind: str
-    width: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Card:
     """One layer.
 
@@ -127,8 +119,8 @@ def context(analysis: Analysis) -> dict[str, Any]:  # Any: what the template rea
             figures=_figures(layer),
             codes=tuple(dict.fromkeys(f.code for f in analysis.findings if f.layer == layer.name)),
             balance=sources.get(layer.name, ())[:_SOURCES],
-            origins=_pieces(layer, wording.ORIGINS),
-            kinds=_pieces(layer, wording.KINDS),
+            origins=pieces(layer, wording.ORIGINS),
+            kinds=pieces(layer, wording.KINDS),
             made_of=_made_of(layer),
             causes=tuple(_causes(analysis, layer.name, places)),
             planned=_planned(analysis, layer.name),
@@ -178,17 +170,6 @@ def _shares(analysis: Analysis) -> dict[str, tuple[str, ...]]:
                 f"{tables.share(row.share)} {tables.printable(what)}"
             )
     return {name: tuple(lines) for name, lines in found.items()}
-
-
-def _pieces(layer: LayerError, kinds: Iterable[str]) -> tuple[Piece, ...]:
-    """Return the parts of a bar in the order of the legend; parts that nothing came from not."""
-    shares = {kind: layer.parts.get(kind, 0.0) for kind in kinds}
-    total = sum(share for share in shares.values() if share > 0)
-    return tuple(
-        Piece(kind, f"{100 * share / total:.2f}", tables.share(share))
-        for kind, share in shares.items()
-        if share > 0 and math.isfinite(total)
-    )
 
 
 def _made_of(layer: LayerError) -> tuple[str, ...]:

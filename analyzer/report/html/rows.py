@@ -121,8 +121,8 @@ def _row(layer: LayerError, number: int, *, hurts: bool, folded: bool) -> Row:
         ),
         status="" if layer.status == "ok" else tables.printable(layer.status),
         codes=tuple(tables.printable(code) for code in layer.findings),
-        origins=_pieces(layer, wording.ORIGINS),
-        kinds=_pieces(layer, wording.KINDS),
+        origins=pieces(layer, wording.ORIGINS),
+        kinds=pieces(layer, wording.KINDS),
         facts=tuple(_facts(layer, hurts=hurts)) if folded else (),
         hurts=hurts,
     )
@@ -135,7 +135,7 @@ def _bar(nsr: float | None) -> str:
     return f"{100 * math.log(nsr / _FLOOR) / math.log(_CEILING / _FLOOR):.0f}"
 
 
-def _pieces(layer: LayerError, kinds: Iterable[str]) -> tuple[Piece, ...]:
+def pieces(layer: LayerError, kinds: Iterable[str]) -> tuple[Piece, ...]:
     """Return the parts of a bar in the order of the legend; parts that nothing came from not."""
     shares = {kind: layer.parts.get(kind, 0.0) for kind in kinds}
     total = sum(share for share in shares.values() if share > 0)
