@@ -113,6 +113,11 @@ def in_words(proposal: Proposal) -> str:
     >>> in_words(p)
     'calibration mse; int16 at a +1'
     """
+    return "; ".join(steps(proposal)) or "nothing is changed"
+
+
+def steps(proposal: Proposal) -> list[str]:
+    """Say what a plan changes, one text for all changes of one kind."""
     alike: dict[str, list[str]] = {}
     for change in proposal.changes:
         places = layers_of(change)
@@ -122,8 +127,7 @@ def in_words(proposal: Proposal) -> str:
         else:
             what = kind(change) if places else f"{kind(change)} {after}"
         alike.setdefault(what, []).extend(places)
-    lines = (what + _at(places) for what, places in alike.items())
-    return "; ".join(lines) or "nothing is changed"
+    return [what + _at(places) for what, places in alike.items()]
 
 
 def _at(places: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 """An `Analysis` as pandas frames, for notebooks and scripts.
 
 NSRs are plain ratios; NaN stands where nothing was measured.  Columns are called as in the CSV
-files, where these have them.
+files, where these have them; names are the index, and a column too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def _layer(
 ) -> dict[str, Any]:  # Any: what a cell holds
     low, high = layer.isolated_ci or (None, None)
     return {
+        "name": layer.name,
         "number": number,
         "op_type": layer.op_type,
         "precision": layer.precision,
@@ -83,6 +84,7 @@ def outputs_frame(analysis: Analysis) -> pd.DataFrame:
     after: Mapping[str, float] = best.outputs_after if best else {}
     rows = [
         {
+            "name": output.name,
             "nsr": output.nsr,
             "nsr_after": after.get(output.name),
             "sqnr_db": output.sqnr_db,
@@ -108,6 +110,7 @@ def scores_frame(analysis: Analysis) -> pd.DataFrame:
     after: Mapping[str, float] = best.task_after if best else {}
     rows = [
         {
+            "name": score.name,
             "value": score.value,
             "value_after": after.get(score.name),
             "reference": score.reference,
@@ -116,7 +119,7 @@ def scores_frame(analysis: Analysis) -> pd.DataFrame:
         }
         for score in analysis.task
     ]
-    columns = ("value", "value_after", "reference", "against", "samples")
+    columns = ("name", "value", "value_after", "reference", "against", "samples")
     return _frame("score", [score.name for score in analysis.task], rows, columns)
 
 
@@ -139,6 +142,7 @@ def _plan(
 ) -> dict[str, Any]:  # Any: what a cell holds
     costs = plan.costs
     return {
+        "name": plan.name,
         "recommended": plan.recommended,
         "front": plan.front,
         "changes": advice.in_words(plan),

@@ -62,6 +62,7 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
         scored=wording.scored,
         worst=lambda nsr: advice.worst(nsr, analysis),
         in_words=advice.in_words,
+        steps=advice.steps,
         layers=advice.layers_of,
         kind=advice.kind,
         costs=advice.costs,
