@@ -116,6 +116,9 @@ TOOLS = {
     ),
 }
 
+# The FP32 model that an export writes, where a file of any format mentions this name.
+SOURCE = "model.fp32.onnx"
+
 # Formats that tell nothing but what was measured: they need no plan, and no runtime.
 # Name -> function from an `Analysis` to texts by their paths below the export folder.
 FROM_ANALYSIS = {"model-explorer": "analyzer.node_data:node_data"}

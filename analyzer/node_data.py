@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analyzer.codes import CODES
-from analyzer.records import Analysis, LayerError
+from analyzer.records import Analysis, LayerError, loudness
 
 # Measure -> the field of a layer, and what the viewer calls it.
 _MEASURES = {
@@ -105,7 +105,7 @@ class _Nodes:
             if nsr is None:
                 continue
             for node in self._of(layer):
-                if node not in found or _loud(nsr) > _loud(found[node]):
+                if node not in found or loudness(nsr) > loudness(found[node]):
                     found[node] = nsr
         return found
 
@@ -153,10 +153,6 @@ def _coloured(title: str, results: Mapping[str, Any]) -> dict[str, Any]:  # Any:
         "thresholds": [{"value": bound, "bgColor": colour} for bound, colour in _STEPS],
         **_NO_SUMS,
     }
-
-
-def _loud(nsr: float) -> float:
-    return math.inf if math.isnan(nsr) else nsr
 
 
 def _titled(code: str) -> str:

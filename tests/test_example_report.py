@@ -56,7 +56,7 @@ def test_the_example_names_no_folder_of_a_machine():
         for path in EXAMPLE.rglob("*")
         if path.is_file()
         for place in re.findall(
-            r"(?:/home/|/root/|/tmp/|/usr/(?!bin/env)|/work/|/Users/|[A-Z]:\\\\)[\w./-]*",
+            r"(?:/(?:home|root|tmp|usr(?!/bin/env)|work|Users)/|[A-Z]:\\\\)[\w./-]*",
             path.read_text(encoding="utf-8"),
         )
     }

@@ -105,10 +105,9 @@ def qanalyze(monkeypatch, capsys):
 @pytest.fixture
 def quick(monkeypatch):
     """Leave the page out, which takes most of the time and is tested elsewhere."""
-    from analyzer.report import again, files
+    from analyzer.report import files
 
-    for module in (again, files):
-        monkeypatch.setattr(module, "render_html", lambda *_: "<!doctype html>")
+    monkeypatch.setattr(files, "render_html", lambda *_: "<!doctype html>")
 
 
 def files(folder: str) -> set[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from analyzer.formats import FROM_ANALYSIS
+from analyzer.formats import FROM_ANALYSIS, SOURCE
 from analyzer.records import Analysis
-
-SOURCE = "model.fp32.onnx"  # the model that some files are for, which no analysis carries
 
 
 def carried(analysis: Analysis, name: str) -> dict[str, str]:

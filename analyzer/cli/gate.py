@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analyzer.config import Config
 from analyzer.errors import ConfigError
-from analyzer.records import Analysis, OutputError, TaskScore
+from analyzer.records import Analysis, OutputError, TaskScore, loudness
 from analyzer.report.changes import SAME, SILENT
 from analyzer.report.tables import printable
 from analyzer.store import load_analysis
@@ -119,7 +119,7 @@ def _louder(now: OutputError | None, before: OutputError) -> Iterator[str]:
     what = "output" if before.slice_of is None else "slice"
     if now is None:
         yield f"there is no {what} {before.name!r}, as there is"
-    elif _amount(now.nsr) > _amount(before.nsr) * (1 + SAME) + SILENT:
+    elif loudness(now.nsr) > loudness(before.nsr) * (1 + SAME) + SILENT:
         yield (
             f"{what} {before.name!r} has an NSR of {now.nsr:.3%}, more than 1 % above the "
             f"{before.nsr:.3%}"
@@ -134,7 +134,3 @@ def _lower(now: TaskScore | None, before: TaskScore) -> Iterator[str]:
             f"{before.name!r} is {_apart(now.value, before.value)}, more than {SCORE_SLACK} "
             f"below the {before.value:.3f}"
         )
-
-
-def _amount(nsr: float) -> float:
-    return math.inf if math.isnan(nsr) else nsr

@@ -15,8 +15,7 @@ from analyzer.config import GATE, check_environment, resolve
 from analyzer.errors import ConfigError, ExportError, nearest
 from analyzer.records import Analysis
 from analyzer.report.advice import recommended
-from analyzer.report.again import rewrite_reports
-from analyzer.report.files import EXPORT, write_reports
+from analyzer.report.files import EXPORT, rewrite_reports, write_reports
 from analyzer.store import load_analysis
 from analyzer.values import ALL, parse_formats
 

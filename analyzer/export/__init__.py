@@ -28,10 +28,10 @@ from analyzer.export import (
     tpu_mlir,
 )
 from analyzer.export.names import names_csv, reads
-from analyzer.export.order import SOURCE, Files, Order
+from analyzer.export.order import Files, Order
 from analyzer.export.readme import readme
 from analyzer.export.source import source_bytes
-from analyzer.formats import FROM_ANALYSIS, TOOLS, own_format
+from analyzer.formats import FROM_ANALYSIS, SOURCE, TOOLS, own_format
 from analyzer.records import Analysis
 
 __all__ = ["ALL", "FORMATS", "check_formats", "export", "measured", "own_texts", "texts"]

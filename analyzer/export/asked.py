@@ -16,8 +16,8 @@ import onnx
 
 from analyzer.errors import ExportError
 from analyzer.export.names import NameMap, check, known_nodes, reads
-from analyzer.export.order import SOURCE, Order
-from analyzer.formats import TOOLS
+from analyzer.export.order import Order
+from analyzer.formats import SOURCE, TOOLS
 
 Width = Literal["float", "int8", "wide"]
 File = Literal["original", "ours"]

@@ -15,7 +15,8 @@ import numpy as np
 from analyzer.export.asked import asked, several
 from analyzer.export.grids import TYPES, container
 from analyzer.export.names import check, known_tensors, reads
-from analyzer.export.order import SOURCE, Order
+from analyzer.export.order import Order
+from analyzer.formats import SOURCE
 from analyzer.graph.build import is_float
 from analyzer.graph.view import GraphView
 from analyzer.quant.fake import calibrated

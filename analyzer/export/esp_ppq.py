@@ -16,8 +16,8 @@ from analyzer.export.esp_ppq_script import SCRIPT, script
 from analyzer.export.esp_ppq_setting import Told, setting_of
 from analyzer.export.header import header, lines
 from analyzer.export.names import check
-from analyzer.export.order import SOURCE, Files, Order
-from analyzer.formats import TOOLS
+from analyzer.export.order import Files, Order
+from analyzer.formats import SOURCE, TOOLS
 from analyzer.records import Quantizer
 from analyzer.targets.espdl import ESP32P4
 from analyzer.targets.espdl.simplifier import simplify_model

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from analyzer.export.esp_ppq_setting import Told
 from analyzer.export.header import plain
-from analyzer.export.order import SOURCE, Order
+from analyzer.export.order import Order
 from analyzer.export.script import assigned, filled
+from analyzer.formats import SOURCE
 
 SCRIPT = "esp-ppq/quantize.py"
 

@@ -10,10 +10,11 @@ from analyzer.export.names import check
 from analyzer.export.order import Files, Order
 from analyzer.export.ort_call import Call, call_for
 from analyzer.export.ort_script import SCRIPT
+from analyzer.formats import SOURCE
 from analyzer.graph.names import all_names
 
 # written once for all formats
-MODEL = "../model.fp32.onnx"
+MODEL = f"../{SOURCE}"
 
 
 def write(order: Order) -> Files:

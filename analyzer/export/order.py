@@ -12,9 +12,6 @@ from analyzer.targets.base import Target
 
 Files = Mapping[str, str | bytes]  # path below the export folder -> content
 
-# The FP32 model that `export` writes, where a file of any format mentions this name.
-SOURCE = "model.fp32.onnx"
-
 
 @dataclass(frozen=True, slots=True)
 class Order:

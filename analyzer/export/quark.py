@@ -15,9 +15,10 @@ from analyzer.errors import ExportError
 from analyzer.export.asked import several
 from analyzer.export.header import header
 from analyzer.export.names import check, known_nodes, known_tensors
-from analyzer.export.order import SOURCE, Files, Order
+from analyzer.export.order import Files, Order
 from analyzer.export.ort_call import Call, Entry, call_for
 from analyzer.export.script import SAMPLES, assigned, filled, inputs
+from analyzer.formats import SOURCE
 
 # options of onnxruntime's quantizer that Quark has as well
 _OPTIONS = frozenset({"QuantizeBias"})

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from analyzer.export.header import lines, plain, wrapped
-from analyzer.export.order import SOURCE, Order
-from analyzer.formats import TOOLS
+from analyzer.export.order import Order
+from analyzer.formats import SOURCE, TOOLS
 
 _BESIDE = {
     "names.csv": "What each layer is called in your file, and its precision before and after.",

@@ -9,7 +9,8 @@ from string import Template
 
 from analyzer.export.asked import Asked
 from analyzer.export.header import plain
-from analyzer.export.order import SOURCE, Order
+from analyzer.export.order import Order
+from analyzer.formats import SOURCE
 
 _WIDTH = 96
 

@@ -14,11 +14,12 @@ import numpy as np
 from analyzer.export.asked import Asked, Layer, asked, several
 from analyzer.export.header import header
 from analyzer.export.names import NameMap, known_tensors
-from analyzer.export.order import SOURCE, Files, Order
+from analyzer.export.order import Files, Order
 from analyzer.export.qdq import serialized
 from analyzer.export.qdq_graph import write_qdq
 from analyzer.export.sidecar import readme
 from analyzer.export.tensorrt_grids import Fitted, fitted
+from analyzer.formats import SOURCE
 from analyzer.quant.fake import calibrated
 
 # The number is that of the release that wrote the file.

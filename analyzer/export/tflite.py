@@ -19,9 +19,10 @@ from analyzer.errors import ExportError
 from analyzer.export.asked import Asked, Width, asked, asked_of_nodes, is_own, left_out, width
 from analyzer.export.header import header, plain
 from analyzer.export.names import check, known_tensors, reads
-from analyzer.export.order import SOURCE, Files, Order
+from analyzer.export.order import Files, Order
 from analyzer.export.script import SAMPLES, assigned, filled, inputs
 from analyzer.export.tflite_scripts import DEBUGGER, QUANTIZE
+from analyzer.formats import SOURCE
 from analyzer.graph.view import GraphView
 from analyzer.targets.tflite import LITERT, TfLite
 from analyzer.targets.tflite.groups import Operator, operators_of

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +34,7 @@ from analyzer.records import (
     Source,
     TaskScore,
     TensorProfile,
+    loudness,
 )
 from analyzer.simulate import Simulation
 
@@ -179,6 +179,4 @@ class _Explaining:
 
 def _loudness(nsr: float | None) -> float:
     """Order NSRs: not measured is 0, not a number the worst there is."""
-    if nsr is None:
-        return 0.0
-    return math.inf if math.isnan(nsr) else nsr
+    return 0.0 if nsr is None else loudness(nsr)

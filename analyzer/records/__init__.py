@@ -19,6 +19,7 @@ from analyzer.records.noise import (
     Source,
     Step,
     TaskScore,
+    loudness,
     sqnr_db,
 )
 from analyzer.records.pictures import Network, TensorProfile
@@ -67,5 +68,6 @@ __all__ = [
     "TaskScore",
     "TensorProfile",
     "TensorSpec",
+    "loudness",
     "sqnr_db",
 ]

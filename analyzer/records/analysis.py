@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.records.noise import Balance, Finding, LayerError, OutputError, TaskScore
+from analyzer.records.noise import Balance, Finding, LayerError, OutputError, TaskScore, loudness
 from analyzer.records.pictures import Network, TensorProfile
 from analyzer.records.plan import QuantPlan
 from analyzer.records.proposals import Attempt, Proposal
@@ -87,4 +86,4 @@ class Analysis:
     def worst_output(self) -> OutputError:
         """The whole graph output with the highest accumulated NSR (NaN counts as worst)."""
         whole = [output for output in self.outputs if output.slice_of is None]
-        return max(whole, key=lambda o: math.inf if math.isnan(o.nsr) else o.nsr)
+        return max(whole, key=lambda output: loudness(output.nsr))

@@ -204,6 +204,15 @@ class Finding:
     gain: float | None = None
 
 
+def loudness(nsr: float) -> float:
+    """Return an NSR to order by: one that is not a number is the worst there is.
+
+    >>> loudness(0.1), loudness(math.nan)
+    (0.1, inf)
+    """
+    return math.inf if math.isnan(nsr) else nsr
+
+
 def sqnr_db(nsr: float) -> float:
     """Signal to quantization noise ratio in dB: -10 log10(nsr); inf for no noise at all."""
     if nsr == 0:

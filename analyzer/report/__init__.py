@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that shows an `Analysis` to somebody; reads that record and nothing else.
 
-`files` writes what a run leaves behind: `html` (the page) and `spreadsheets`; `again` does so for
-an analysis that was stored.  `terminal`, `markdown` and `comparison` (several targets) are what
+`files` writes what a run leaves behind, and what is made again of a stored analysis: `html` (the
+page) and `spreadsheets`.  `terminal`, `markdown` and `comparison` (several targets) are what
 stdout carries, `changes` holds one analysis against an older one, `frames`, `plots` and
 `profile_plots` are for notebooks.  What all of them say in the same words is in `wording`,
 `advice`, `ledger` and `tables`.

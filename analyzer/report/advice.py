@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Literal
 
-from analyzer.records import Analysis, Change, Cost, Proposal
+from analyzer.records import Analysis, Change, Cost, Proposal, loudness
 from analyzer.report.tables import percent, plural, printable, remainder, shorten, signed
 
 _NAME = 28  # characters of a layer's name in a line of changes
@@ -78,7 +78,7 @@ def worst(nsr: Mapping[str, float], analysis: Analysis) -> float | None:
     """Return the highest NSR at a whole output; None where none was measured."""
     slices = {output.name for output in analysis.outputs if output.slice_of is not None}
     found = [value for name, value in nsr.items() if name not in slices]
-    return max(found, key=lambda v: math.inf if math.isnan(v) else v, default=None)
+    return max(found, key=loudness, default=None)
 
 
 def moved(before: float | None, after: float | None) -> str:

@@ -3,7 +3,8 @@
 
 What was exported for quantizers goes into `export/` beside them, with a list of check sums: by it
 the next export knows which files of the last one nobody has changed since, and removes those that
-it does not write again.
+it does not write again.  Where an old analysis is rendered in its own folder, the analysis itself
+is left alone, and so is what was exported: new files join it, and its list of check sums.
 """
 
 from __future__ import annotations
@@ -44,18 +45,12 @@ def write_reports(
     Raises:
         StoreError: if the folder or the disk refuses; previous reports are then untouched.
     """
-    contents: dict[str, Content] = {
-        "report.html": render_html(analysis, baseline),
-        "analysis.json": to_json(analysis),
-        "layers.csv": render_csv(analysis),
-        "sources.csv": render_sources_csv(analysis),
-        "proposals.csv": render_proposals_csv(analysis),
-    }
+    contents = {**_reports(analysis, baseline), "analysis.json": to_json(analysis)}
     folder = Path(out) / EXPORT
     old = _unchanged(folder) if exports else set()
     if exports:
-        contents.update((f"{EXPORT}/{name}", exports[name]) for name in sorted(exports))
-        contents[f"{EXPORT}/{SUMS}"] = _sums(exports)
+        sums = {name: _digest(content) for name, content in exports.items()}
+        contents.update(_exported(exports, sums))
     paths = {name: Path(out) / name for name in contents}
     write_files({paths[name]: content for name, content in contents.items()})
     for stale in old - set(paths.values()):
@@ -63,8 +58,58 @@ def write_reports(
     return paths
 
 
-def _sums(exports: Mapping[str, Content]) -> str:
-    return "".join(f"{_digest(exports[name])}  {name}\n" for name in sorted(exports))
+def rewrite_reports(
+    analysis: Analysis,
+    folder: Path,
+    exports: Mapping[str, Content],
+    baseline: Analysis | None = None,
+) -> Path:
+    """Write all reports but the analysis into its own folder, all or none.
+
+    Args:
+        analysis: what to report.
+        folder: that the analysis lies in.
+        exports: path below the folder `export` -> content.
+        baseline: what the page holds the analysis against, if anything.
+
+    Returns:
+        path of the page.
+
+    Raises:
+        StoreError: if the folder or the disk refuses; previous reports are then untouched.
+    """
+    contents = _reports(analysis, baseline)
+    if exports:
+        sums = _sums(folder / EXPORT)
+        sums.update((name, _digest(content)) for name, content in exports.items())
+        contents.update(_exported(exports, sums))
+    write_files({folder / name: content for name, content in contents.items()})
+    return folder / "report.html"
+
+
+def _reports(analysis: Analysis, baseline: Analysis | None) -> dict[str, Content]:
+    return {
+        "report.html": render_html(analysis, baseline),
+        "layers.csv": render_csv(analysis),
+        "sources.csv": render_sources_csv(analysis),
+        "proposals.csv": render_proposals_csv(analysis),
+    }
+
+
+def _exported(exports: Mapping[str, Content], sums: Mapping[str, str]) -> dict[str, Content]:
+    """Return what goes into the export folder: files in order, then the check sums of all."""
+    files = {f"{EXPORT}/{name}": exports[name] for name in sorted(exports)}
+    lines = (f"{sums[name]}  {name}\n" for name in sorted(sums))
+    return {**files, f"{EXPORT}/{SUMS}": "".join(lines)}
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Return name -> check sum of what an export listed; nothing where the list is not there."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: digest for digest, _, name in (x.partition("  ") for x in lines) if name}
 
 
 def _digest(content: Content) -> str:
@@ -75,14 +120,9 @@ def _digest(content: Content) -> str:
 def _unchanged(folder: Path) -> set[Path]:
     """Return the files of the last export that are still as they were written."""
     found: set[Path] = set()
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return found
-    for line in lines:
-        digest, _, name = line.partition("  ")
+    for name, digest in _sums(folder).items():
         place = PurePosixPath(name)
-        if not name or place.is_absolute() or ".." in place.parts:
+        if place.is_absolute() or ".." in place.parts:
             continue
         path = folder / place
         with contextlib.suppress(OSError):

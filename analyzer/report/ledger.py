@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analyzer.records import ADDITIVE, Analysis, Interaction, OutputError, Source
+from analyzer.records import ADDITIVE, Analysis, Interaction, OutputError, Source, loudness
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,7 @@ def contributors(analysis: Analysis, output: str) -> list[Contributor]:
 
 
 def _amount(nsr: float | None) -> float:
-    if nsr is None:
-        return -math.inf
-    return math.inf if math.isnan(nsr) else nsr
+    return -math.inf if nsr is None else loudness(nsr)
 
 
 def title(source: Source, op_types: dict[str, str]) -> str:
@@ -138,13 +136,9 @@ def title(source: Source, op_types: dict[str, str]) -> str:
 
 def interactions(analysis: Analysis, output: str) -> list[Interaction]:
     """Return what was measured at one output, the largest effect first."""
-    found = analysis.balance.interactions if analysis.balance else ()
-    return sorted((i for i in found if i.output == output), key=lambda i: -_effect(i))
-
-
-def _effect(interaction: Interaction) -> float:
-    effect = abs(interaction.effect)
-    return math.inf if math.isnan(effect) else effect
+    every = analysis.balance.interactions if analysis.balance else ()
+    found = [i for i in every if i.output == output]
+    return sorted(found, key=lambda i: -loudness(abs(i.effect)))
 
 
 def titles(analysis: Analysis) -> dict[str, str]:

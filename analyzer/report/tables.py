@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from analyzer.records import LayerError
+from analyzer.records import LayerError, loudness
 
 NOT_MEASURED = "\N{EN DASH}"
 
@@ -171,6 +171,6 @@ def rank(layers: Iterable[LayerError]) -> list[LayerError]:
 
 def _damage(layer: LayerError) -> tuple[tuple[bool, float], ...]:
     return tuple(
-        (value is not None, math.inf if value is None or math.isnan(value) else value)
+        (value is not None, math.inf if value is None else loudness(value))
         for value in (layer.isolated_nsr, layer.graphwise_nsr, layer.local_nsr)
     )

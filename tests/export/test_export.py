@@ -16,9 +16,8 @@ from analyzer import cli
 from analyzer import export as exports
 from analyzer.errors import ExportError
 from analyzer.export import check_formats, export
-from analyzer.export.order import SOURCE
 from analyzer.export.source import source_bytes
-from analyzer.formats import TOOLS, own_format
+from analyzer.formats import SOURCE, TOOLS, own_format
 from analyzer.graph.slices import with_slices
 from analyzer.records import Edit, Setting
 from analyzer.targets import target_names

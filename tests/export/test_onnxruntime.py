@@ -14,7 +14,7 @@ from tiny_orders import tiny_order
 
 from analyzer.errors import ExportError
 from analyzer.export.onnxruntime import write
-from analyzer.export.order import SOURCE
+from analyzer.formats import SOURCE
 from analyzer.records import Setting
 
 

@@ -11,8 +11,8 @@ import pytest
 from tiny_orders import tiny_order
 
 from analyzer.errors import ExportError
-from analyzer.export.order import SOURCE
 from analyzer.export.qnn import write
+from analyzer.formats import SOURCE
 from analyzer.records import Setting
 
 

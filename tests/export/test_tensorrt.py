@@ -12,9 +12,9 @@ import pytest
 from onnx import numpy_helper
 from tiny_orders import tiny_order
 
-from analyzer.export.order import SOURCE
 from analyzer.export.tensorrt import write
 from analyzer.export.tensorrt_grids import fitted
+from analyzer.formats import SOURCE
 from analyzer.records import Quantizer, Setting
 
 

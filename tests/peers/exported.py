@@ -15,8 +15,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from orders import order_of
 
 from analyzer.export import FORMATS
-from analyzer.export.order import SOURCE
 from analyzer.export.source import source_bytes
+from analyzer.formats import SOURCE
 from analyzer.records import Setting
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -26,7 +26,7 @@ from real_inputs import samples_of  # noqa: E402
 from analyzer.errors import ExportError  # noqa: E402
 from analyzer.export import export  # noqa: E402
 from analyzer.export.esp_ppq import write  # noqa: E402
-from analyzer.export.order import SOURCE  # noqa: E402
+from analyzer.formats import SOURCE  # noqa: E402
 from analyzer.records import Edit, Setting  # noqa: E402
 
 MODELS = HERE.parents[2] / "shared" / "models"

@@ -20,6 +20,7 @@ from analyzer.records import (
     OutputError,
     Source,
     TaskScore,
+    loudness,
 )
 from analyzer.report.changes.footing import Difference, differences, measured_on
 from analyzer.report.changes.matching import (
@@ -57,14 +58,14 @@ class Pair:
     @property
     def amount(self) -> float:
         """How far apart they are; inf where one of them is not finite, 0 where one is missing."""
-        if self.old is None or self.new is None or _loud(self.old) == _loud(self.new):
+        if self.old is None or self.new is None or loudness(self.old) == loudness(self.new):
             return 0.0
-        return abs(_loud(self.new) - _loud(self.old))
+        return abs(loudness(self.new) - loudness(self.old))
 
     @property
     def loudest(self) -> float:
         """The larger one, not measured counting as nothing."""
-        return max(_loud(value or 0.0) for value in (self.old, self.new))
+        return max(loudness(value or 0.0) for value in (self.old, self.new))
 
     @property
     def is_same(self) -> bool:
@@ -251,11 +252,7 @@ def judge(
         (low, high), (bottom, top) = old_interval, new_interval
         if low <= top and bottom <= high:
             return "within chance"
-    return "worse" if _loud(pair.new) > _loud(pair.old) else "better"
-
-
-def _loud(nsr: float) -> float:
-    return math.inf if math.isnan(nsr) else nsr
+    return "worse" if loudness(pair.new) > loudness(pair.old) else "better"
 
 
 def _worst_first(layers: Iterable[LayerChange], loudest: float) -> list[LayerChange]:
@@ -296,5 +293,5 @@ def _by_gain(changes: Iterable[FindingChange]) -> list[FindingChange]:
 def _audible(analysis: Analysis, sources: Iterable[Source]) -> list[Source]:
     every = analysis.balance.sources if analysis.balance else ()
     total = sum(s.nsr for s in every if s.nsr is not None and math.isfinite(s.nsr))
-    heard = [s for s in sources if s.nsr is not None and _loud(s.nsr) >= _HEARD * total > 0]
-    return sorted(heard, key=lambda s: -_loud(s.nsr or 0.0))
+    heard = [s for s in sources if s.nsr is not None and loudness(s.nsr) >= _HEARD * total > 0]
+    return sorted(heard, key=lambda s: -loudness(s.nsr or 0.0))

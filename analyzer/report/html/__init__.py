@@ -48,7 +48,6 @@ def render_html(analysis: Analysis, baseline: Analysis | None = None) -> str:
     templates = environment()
     templates.filters.update(
         percent=tables.percent,
-        interval=tables.interval,
         decibel=tables.decibel,
         cosine=tables.cosine,
         number=tables.number,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +17,8 @@ from analyzer.report.changes import (
     compare,
 )
 from analyzer.report.changes import wording as words
+from analyzer.report.html.rows import bar
 
-_FLOOR = 1e-6  # NSR of an empty bar; 1 is a full one, as in the table of layers
 _SHOWN, _FOLDED = 15, 185  # layers: the page stays small, the files have all of them
 
 
@@ -100,15 +99,7 @@ def _layer(change: LayerChange, places: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _pair(pair: Pair) -> dict[str, str]:
-    return {"text": words.moved(pair), "old": _bar(pair.old), "new": _bar(pair.new)}
-
-
-def _bar(nsr: float | None) -> str:
-    """Width in percent on a logarithmic scale; empty where there is nothing to draw."""
-    if nsr is None or not nsr > 0:
-        return ""
-    share = 1 - math.log10(min(nsr, 1.0)) / math.log10(_FLOOR)
-    return f"{100 * max(share, 0.0):.1f}"
+    return {"text": words.moved(pair), "old": bar(pair.old, 1), "new": bar(pair.new, 1)}
 
 
 def _finding(change: FindingChange, places: Mapping[str, int]) -> dict[str, Any]:

@@ -18,13 +18,12 @@ from analyzer.report.html.profile_pictures import (
     channels,
     histogram,
 )
-from analyzer.report.html.rows import Piece, pieces
+from analyzer.report.html.rows import Piece, clipped, noisiest, pieces
 from analyzer.report.profile_wording import channels_in_words, facts_of, told
 
 _OPEN = 6  # cards at most that are not folded
 _LOUD = 0.05  # of the worst one's noise: below it a card is folded
 _SOURCES = 3
-_CHANNELS = 6
 _SHARED = "QA105"  # tensors of different ranges share one scale
 _CUT = 1e-3  # share of clipped values, and noise of the grid, from which it is written in red
 _ROLES = {"weight": "Weight", "bias": "Bias", "constant": "Constant"}
@@ -175,15 +174,10 @@ def _shares(analysis: Analysis) -> dict[str, tuple[str, ...]]:
 def _made_of(layer: LayerError) -> tuple[str, ...]:
     """Say where it is clipped, and in which output channels most of the local noise is."""
     several = sum(layer.parts.get(origin, 0.0) > 0 for origin in wording.ORIGINS) > 1
-    clipped = [
-        f"{tables.share(layer.parts[key])} of {origin}"
-        for origin in wording.ORIGINS
-        if several and layer.parts.get(key := f"{origin}_clipping", 0.0) >= 0.005
-    ]
-    found = [f"clipped: {', '.join(clipped)}"] if clipped else []
+    cut = clipped(layer) if several else ""
+    found = [f"clipped: {cut}"] if cut else []
     if layer.channels:
-        some = ", ".join(f"{n} ({tables.share(s)})" for n, s in layer.channels[:_CHANNELS])
-        found.append(f"most local noise in output channels {some}")
+        found.append(f"most local noise in output channels {noisiest(layer)}")
     return tuple(found)
 
 

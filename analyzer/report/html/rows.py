@@ -114,9 +114,9 @@ def _row(layer: LayerError, number: int, *, hurts: bool, folded: bool) -> Row:
         op_type=tables.printable(layer.op_type),
         precision=tables.printable(layer.precision),
         cells=(
-            Cell(tables.percent(layer.isolated_nsr), _bar(layer.isolated_nsr), interval),
-            Cell(tables.percent(layer.local_nsr), _bar(layer.local_nsr)),
-            Cell(tables.percent(layer.graphwise_nsr), _bar(layer.graphwise_nsr)),
+            Cell(tables.percent(layer.isolated_nsr), bar(layer.isolated_nsr), interval),
+            Cell(tables.percent(layer.local_nsr), bar(layer.local_nsr)),
+            Cell(tables.percent(layer.graphwise_nsr), bar(layer.graphwise_nsr)),
             Cell(tables.cosine(layer.graphwise_cosine)),
         ),
         status="" if layer.status == "ok" else tables.printable(layer.status),
@@ -128,11 +128,12 @@ def _row(layer: LayerError, number: int, *, hurts: bool, folded: bool) -> Row:
     )
 
 
-def _bar(nsr: float | None) -> str:
+def bar(nsr: float | None, digits: int = 0) -> str:
+    """Return the width of a logarithmic bar in percent; empty where there is nothing to draw."""
     if nsr is None or nsr <= 0:
         return ""
     nsr = _CEILING if math.isnan(nsr) else min(max(nsr, _FLOOR), _CEILING)
-    return f"{100 * math.log(nsr / _FLOOR) / math.log(_CEILING / _FLOOR):.0f}"
+    return f"{100 * math.log(nsr / _FLOOR) / math.log(_CEILING / _FLOOR):.{digits}f}"
 
 
 def pieces(layer: LayerError, kinds: Iterable[str]) -> tuple[Piece, ...]:
@@ -155,11 +156,10 @@ def _facts(layer: LayerError, *, hurts: bool) -> Iterable[tuple[str, str]]:
         yield "Shares a scale in", tables.printable(layer.group)
     if not hurts:
         return
-    if clipped := _clipped(layer):
-        yield "Clipped", clipped
+    if cut := clipped(layer):
+        yield "Clipped", cut
     if layer.channels:
-        found = [f"{number} ({tables.share(share)})" for number, share in layer.channels]
-        yield "Channels with most of the local noise", ", ".join(found[:_CHANNELS])
+        yield "Channels with most of the local noise", noisiest(layer)
     if layer.macs is not None:
         yield "MACs", f"{layer.macs:,}"
     if layer.graphwise_sqnr_db is not None:
@@ -172,10 +172,16 @@ def _facts(layer: LayerError, *, hurts: bool) -> Iterable[tuple[str, str]]:
         yield f"Isolated at {tables.printable(output)}", tables.percent(nsr)
 
 
-def _clipped(layer: LayerError) -> str:
-    """How much of the noise of each origin is made by clipping."""
+def clipped(layer: LayerError) -> str:
+    """Say how much of the noise of each origin is made by clipping; empty where little is."""
     return ", ".join(
         f"{tables.share(layer.parts[key])} of {origin}"
         for origin in wording.ORIGINS
         if layer.parts.get(key := f"{origin}_clipping", 0.0) >= 0.005
     )
+
+
+def noisiest(layer: LayerError) -> str:
+    """Name the output channels with most of the local noise, and their shares of it."""
+    found = (f"{number} ({tables.share(share)})" for number, share in layer.channels[:_CHANNELS])
+    return ", ".join(found)

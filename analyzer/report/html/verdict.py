@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analyzer.codes import CODES
 from analyzer.records import Analysis, Finding, Proposal, sqnr_db
 from analyzer.report import advice, ledger, tables, wording
 
@@ -48,7 +47,6 @@ class Cause:
 
     code: str
     title: str
-    why: str
     layer: str
     place: int | None
     gain: str
@@ -116,12 +114,10 @@ def cause(analysis: Analysis) -> Cause | None:
         return None
     first = max(analysis.findings, key=_gain)
     places = {layer.name: number for number, layer in enumerate(analysis.layers)}
-    known = CODES.get(first.code)
     layer = first.layer or ""
     return Cause(
         code=first.code,
         title=wording.title(first),
-        why=known.why if known else "",
         layer=layer,
         place=places.get(layer),
         gain=wording.gain(first) if _gain(first) >= _GONE else "",

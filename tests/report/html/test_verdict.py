@@ -51,7 +51,7 @@ def test_a_cause_that_brings_nothing_claims_nothing(booked: Analysis) -> None:
     """No gain is named where none was measured, and an unknown code speaks by its advice."""
     finding = Finding("QA999", None, {}, "Look.", 0.001)
     found = verdict.cause(dataclasses.replace(booked, findings=(finding,)))
-    assert found == Cause("QA999", "Look", "", "", None, "", True, 0)
+    assert found == Cause("QA999", "Look", "", None, "", True, 0)
     assert verdict.cause(dataclasses.replace(booked, findings=())) is None
 
 
